@@ -1,0 +1,11 @@
+"""Encoders, registered in timm and segmentation-models-pytorch when this package is imported."""
+
+from skseg.encoders.sknet import NETWORKS, SKBottleneck, SKNetEncoder
+
+
+def list_encoders() -> list[str]:
+    """Return the names of this package's encoders, valid in timm and in smp."""
+    return sorted(NETWORKS)
+
+
+__all__ = ["NETWORKS", "SKBottleneck", "SKNetEncoder", "list_encoders"]

@@ -1,0 +1,234 @@
+"""SKNet and its plain and SE twins as timm networks and smp encoders.
+
+Every network is timm's ResNet with another block, so stems, output strides, ``features_only``,
+weights and hubs work as timm's do. Within a trunk only the block differs:
+
+    NAME        SK[2, G, 16] in place of the 3x3 convolution
+    NAME_plain  the 3x3 convolution
+    NAME_se     the 3x3 convolution, and squeeze-and-excitation (ratio 16) on the block's output
+"""
+
+from functools import partial
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+from segmentation_models_pytorch.encoders._base import EncoderMixin
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import SEModule
+from timm.models import generate_default_cfgs, register_model
+from timm.models._builder import build_model_with_cfg
+from timm.models.resnet import Bottleneck, ResNet
+from torch import Tensor, nn
+
+from skseg.nn import SKConv2d
+
+
+class SKBottleneck(Bottleneck):
+    """timm's bottleneck block with an SK unit in place of its 3x3 convolution, norm and ReLU.
+
+    Args:
+        sk_kwargs: further arguments of :class:`skseg.nn.SKConv2d`.
+        **kwargs: those of timm's Bottleneck.
+    """
+
+    def __init__(self, *args: Any, sk_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        conv = self.get_submodule("conv2")
+        self.conv2 = SKConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            stride=conv.stride[0],
+            dilation=conv.dilation[0],
+            groups=conv.groups,
+            norm_layer=kwargs.get("norm_layer", nn.BatchNorm2d),
+            act_layer=partial(kwargs.get("act_layer", nn.ReLU), inplace=True),
+            **(sk_kwargs or {}),
+        )
+        self.bn2 = nn.Identity()
+        self.act2 = nn.Identity()
+
+
+class NarrowBottleneck(Bottleneck):
+    """A bottleneck that widens its output 2 times instead of 4."""
+
+    expansion = 2
+
+
+class NarrowSKBottleneck(SKBottleneck):
+    """An SK bottleneck that widens its output 2 times instead of 4."""
+
+    expansion = 2
+
+
+# What the paper calls ResNeXt 32x4d (table 1), by depth.
+_RESNEXT = {"cardinality": 32, "base_width": 4}
+# For CPUs and small data: 3x3s of 32 to 256 channels in 8 groups behind a stem of 32. Its Fuse has
+# a layer norm: small data comes in small batches, too small for a batch norm over pooled vectors.
+_TINY = {
+    "layers": (2, 2, 2, 2),
+    "cardinality": 8,
+    "base_width": 8,
+    "channels": (32, 64, 128, 256),
+    "stem_type": "deep",
+    "stem_width": 16,
+}
+TRUNKS: dict[str, dict[str, Any]] = {
+    "sknet26": {"layers": (2, 2, 2, 2), **_RESNEXT},
+    "sknet50": {"layers": (3, 4, 6, 3), **_RESNEXT},
+    "sknet101": {"layers": (3, 4, 23, 3), **_RESNEXT},
+    "sknet_tiny": _TINY,
+}
+_SE = {"attn_layer": partial(SEModule, rd_ratio=1 / 16)}
+
+
+def _networks() -> dict[str, dict[str, Any]]:
+    """Arguments of timm's ResNet for every network name."""
+    networks: dict[str, dict[str, Any]] = {}
+    for name, trunk in TRUNKS.items():
+        tiny = name == "sknet_tiny"
+        plain = NarrowBottleneck if tiny else Bottleneck
+        sk = NarrowSKBottleneck if tiny else SKBottleneck
+        sk_args = {"sk_kwargs": {"fuse_norm": "layer"}} if tiny else {}
+        # As timm's SK networks, none starts with zeros in the last norm of a block.
+        trunk = {**trunk, "zero_init_last": False}
+        networks[name] = {**trunk, "block": sk, "block_args": sk_args}
+        networks[f"{name}_plain"] = {**trunk, "block": plain}
+        networks[f"{name}_se"] = {**trunk, "block": plain, "block_args": _SE}
+    return networks
+
+
+NETWORKS = _networks()
+
+
+class SKNetEncoder(ResNet, EncoderMixin):
+    """A network of this module as an smp encoder.
+
+    Features are those of smp's ResNets: the input itself, then strides 2 to 32, `depth` of them.
+
+    Args:
+        out_channels: channels of the features, the input's first.
+        depth: number of features after the input, 1 to 5.
+        output_stride: stride of the last feature, 8, 16 or 32; smp calls :meth:`make_dilated`.
+        **network: arguments of timm's ResNet.
+    """
+
+    def __init__(
+        self, out_channels: list[int], depth: int = 5, output_stride: int = 32, **network: Any
+    ) -> None:
+        if not 1 <= depth <= 5:
+            raise ValueError(f"depth should be in range [1, 5], got {depth}")
+        super().__init__(**network)
+        self._depth = depth
+        self._in_channels = 3
+        self._out_channels = out_channels
+        self._output_stride = output_stride
+        del self.fc
+        del self.global_pool
+
+    def get_stages(self) -> dict[int, list[nn.Module]]:
+        """Return the stages that can be dilated, by their stride."""
+        return {16: [self.layer3], 32: [self.layer4]}
+
+    def make_dilated(self, output_stride: int) -> None:
+        """Trade the strides beyond `output_stride` for dilation, in place.
+
+        A kernel's own dilation is multiplied, so an SK unit's branches stay different, where smp
+        sets all to the same. The first block of a stage sees the stage before and takes its
+        dilation, as in timm's dilated networks.
+
+        Args:
+            output_stride: 8 or 16.
+
+        Raises:
+            ValueError: another output stride.
+        """
+        if output_stride not in (8, 16):
+            raise ValueError(f"Output stride should be 16 or 8, got {output_stride}.")
+        for stride, (stage,) in self.get_stages().items():
+            rate = stride // output_stride
+            if rate > 1:
+                for i, block in enumerate(stage.children()):
+                    _dilate(block, rate // 2 if i == 0 else rate)
+        self._output_stride = output_stride
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features of a [B, C, H, W] image, sides divisible by the output stride."""
+        features = [x]
+        x = self.act1(self.bn1(self.conv1(x)))
+        features.append(x)
+        if self._depth >= 2:
+            x = self.layer1(self.maxpool(x))
+            features.append(x)
+        if self._depth >= 3:
+            x = self.layer2(x)
+            features.append(x)
+        if self._depth >= 4:
+            x = self.layer3(x)
+            features.append(x)
+        if self._depth >= 5:
+            x = self.layer4(x)
+            features.append(x)
+        return features
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], **kwargs: Any) -> Any:
+        """Load weights; those of a classifier are left out."""
+        kept = {k: v for k, v in state_dict.items() if not k.startswith("fc.")}
+        return super().load_state_dict(kept, **kwargs)
+
+
+def _dilate(block: nn.Module, rate: int) -> None:
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+            module.dilation = (module.dilation[0] * rate, module.dilation[1] * rate)
+            half = module.kernel_size[0] // 2
+            module.padding = (half * module.dilation[0], half * module.dilation[1])
+
+
+def _smp_entry(network: dict[str, Any]) -> dict[str, Any]:
+    stem = 2 * network["stem_width"] if "stem_width" in network else 64
+    planes = network.get("channels", (64, 128, 256, 512))
+    expansion = network["block"].expansion
+    return {
+        "encoder": SKNetEncoder,
+        "pretrained_settings": {},
+        "params": {"out_channels": [3, stem, *(p * expansion for p in planes)], **network},
+    }
+
+
+def _timm_cfg(network: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1.0" if "stem_type" in network else "conv1",
+        "classifier": "fc",
+    }
+
+
+default_cfgs = generate_default_cfgs({name: _timm_cfg(net) for name, net in NETWORKS.items()})
+
+
+def _register(name: str, network: dict[str, Any]) -> None:
+    """Teach timm and smp a name that neither has."""
+    if timm.is_model(name) or name in smp.encoders.encoders:
+        raise RuntimeError(f"timm or smp already has an encoder {name!r}; it is not overwritten")
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        model: nn.Module = build_model_with_cfg(ResNet, name, pretrained, **{**network, **kwargs})
+        return model
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"Build {name} as a timm model."
+    register_model(entrypoint)
+    smp.encoders.encoders[name] = _smp_entry(network)
+
+
+for _name, _network in NETWORKS.items():
+    _register(_name, _network)
