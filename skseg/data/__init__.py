@@ -1,0 +1,29 @@
+"""Data sets as pairs of image and mask, their transforms, and the datamodule.
+
+A new data set is one file with a `DatasetSpec` and one row in `registry.DATASETS`.
+"""
+
+from skseg.contract import VOID
+from skseg.data.datamodule import SegmentationDataModule
+from skseg.data.dataset import ClassTable, DatasetSpec, Pair, Sample, SegmentationDataset
+from skseg.data.files import IMAGE_SUFFIXES, read_image
+from skseg.data.registry import DATASETS, get_dataset
+from skseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform, train_transform
+
+__all__ = [
+    "DATASETS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "IMAGE_SUFFIXES",
+    "VOID",
+    "ClassTable",
+    "DatasetSpec",
+    "Pair",
+    "Sample",
+    "SegmentationDataModule",
+    "SegmentationDataset",
+    "eval_transform",
+    "get_dataset",
+    "read_image",
+    "train_transform",
+]

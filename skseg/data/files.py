@@ -1,0 +1,116 @@
+"""Picture files to arrays, with errors that name the file."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from skseg.contract import VOID
+from skseg.errors import UserError
+
+_UNKNOWN = 254  # between the last possible class and void
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+"""The picture files that a directory is searched for, in lower case."""
+
+ImageArray = NDArray[np.uint8]
+IndexMask = NDArray[np.uint8]
+
+
+def read_image(path: Path) -> ImageArray:
+    """Reads a picture as 8-bit RGB, upright as its EXIF orientation says.
+
+    Grey becomes three equal channels, a palette its colours, and alpha is dropped.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+
+    Raises:
+        UserError: The file is missing, no picture, damaged, or of more than 8 bits a channel
+            in a way that has no one conversion to 8 bits (16-bit grey, 32-bit, float).
+    """
+    picture = _load(path)
+    if picture.mode.startswith(("I", "F")):
+        raise UserError(
+            f"{path}: a picture of mode {picture.mode} has more than 8 bits a channel; "
+            "convert it to 8-bit RGB or grey"
+        )
+    return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def read_indices(path: Path) -> IndexMask:
+    """Reads a mask's pixel values as they stand; of a palette picture, the indices.
+
+    Returns:
+        uint8 `[H, W]`.
+
+    Raises:
+        UserError: The file is missing, no picture, damaged, or not 8-bit of one channel.
+    """
+    picture = _load(path)
+    if picture.mode not in ("L", "P"):
+        raise UserError(
+            f"{path}: a mask must be one channel of 8-bit class values (or a palette picture), "
+            f"not a picture of mode {picture.mode}"
+        )
+    return np.array(picture)
+
+
+def remap(mask: IndexMask, classes: Mapping[int, int], path: Path) -> IndexMask:
+    """Turns the values of a mask file into class indices.
+
+    Args:
+        mask: uint8 `[H, W]`.
+        classes: The class index, or `VOID`, for each value that may occur. 255 is always void.
+        path: The mask's file, for the error message.
+
+    Returns:
+        uint8 `[H, W]`.
+
+    Raises:
+        UserError: A value has no entry in `classes`.
+    """
+    table = np.full(256, _UNKNOWN, np.uint8)
+    table[list(classes)] = list(classes.values())
+    table[VOID] = VOID
+    indices = table[mask]
+    unknown = indices == _UNKNOWN
+    if unknown.any():
+        values = ", ".join(map(str, np.unique(mask[unknown])[:10]))
+        raise UserError(
+            f"{path}: mask value(s) {values} stand for no class; "
+            f"allowed are {min(classes)} to {max(classes)}, and {VOID} for void"
+        )
+    return indices
+
+
+def by_name(files: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
+    """Gives the files by name, without hidden ones (such as the `._x.png` macOS leaves).
+
+    Raises:
+        UserError: Two files have the same name.
+    """
+    named: dict[str, Path] = {}
+    for file in sorted(files):
+        if not file.name.startswith("."):
+            key = name(file)
+            if key in named:
+                raise UserError(f"{named[key]} and {file} have the same name; keep one of them")
+            named[key] = file
+    return named
+
+
+def _load(path: Path) -> Image.Image:
+    # Pillow and not cv2: cv2 expands palettes to colours, fills the lost half of a truncated file
+    # with grey, and reports to stderr instead of raising.
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "it is a directory" if path.is_dir() else str(error).replace(str(path), "the file")
+        raise UserError(f"{path}: cannot be read as a picture: {reason}") from error

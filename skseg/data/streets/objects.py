@@ -1,0 +1,103 @@
+"""Which things occur in a street, how often, and where."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from skseg.data.streets import people, scenery, vehicles
+from skseg.data.streets.canvas import Canvas
+from skseg.data.streets.place import Draw, Place
+from skseg.data.streets.street import Street
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How often a thing occurs, and where.
+
+    Attributes:
+        draw: Draws one.
+        count: The mean number in a scene.
+        where: `lane`, `curb` (parked at it), `walk` (on the sidewalk), `kerb` (the sidewalk's
+            edge), `crossing` (on the road, across) or `back` (behind the fronts).
+        depth: The range of distances, in metres.
+    """
+
+    draw: Draw
+    count: float
+    where: str
+    depth: tuple[float, float]
+
+
+KINDS = (
+    Kind(vehicles.car, 3.2, "lane", (8, 90)),
+    Kind(vehicles.car, 5.0, "curb", (6, 80)),
+    Kind(vehicles.truck, 0.55, "lane", (13, 70)),
+    Kind(vehicles.truck, 0.3, "curb", (14, 60)),
+    Kind(vehicles.bus, 0.85, "lane", (15, 70)),
+    Kind(people.cyclist, 0.9, "lane", (5, 40)),
+    Kind(people.cyclist, 0.4, "crossing", (7, 40)),
+    Kind(people.biker, 0.7, "lane", (6, 45)),
+    Kind(people.bicycle, 1.3, "walk", (4, 30)),
+    Kind(people.motorcycle, 0.8, "curb", (5, 35)),
+    Kind(people.person, 5.0, "walk", (4, 60)),
+    Kind(people.person, 1.2, "crossing", (7, 50)),
+    Kind(scenery.tree, 3.0, "kerb", (7, 100)),
+    Kind(scenery.tree, 7.0, "back", (10, 120)),
+    Kind(scenery.bush, 3.0, "back", (5, 70)),
+    Kind(scenery.lamp_post, 4.0, "kerb", (5, 100)),
+    Kind(scenery.traffic_sign, 2.6, "kerb", (5, 60)),
+    Kind(scenery.traffic_light, 1.5, "kerb", (8, 60)),
+    Kind(scenery.bin_or_box, 1.2, "walk", (8, 40)),
+)
+
+
+_LONG = (vehicles.truck, vehicles.bus)
+
+Thing = tuple[float, Callable[[], None]]
+"""A distance, and what draws the thing there."""
+
+
+def place_things(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[Thing]:
+    """Places things of all kinds, where they do not run into each other."""
+    things: list[Thing] = []
+    taken: list[tuple[float, float, float]] = []
+    for kind in KINDS:
+        for _ in range(rng.poisson(kind.count)):
+            # Even in the logarithm, so that near and far are about as many.
+            z = float(np.exp(rng.uniform(*np.log(kind.depth))))
+            x, heading, room = _where(rng, kind.where, street, z)
+            gap = 13.0 if kind.draw in _LONG else room
+            if any(abs(x - a) < 2.2 and abs(z - b) < (gap + c) / 2 for a, b, c in taken):
+                continue
+            taken.append((x, z, gap))
+            place = Place(x, z, heading, street.sun, street.light, len(things))
+            stream = rng.spawn(1)[0]
+            things.append((z, partial(kind.draw, canvas, stream, place)))
+    return things
+
+
+def _where(
+    rng: np.random.Generator, where: str, street: Street, z: float
+) -> tuple[float, float, float]:
+    """Chooses x, a heading, and the room that a thing takes up along the street."""
+    side = int(rng.integers(2))
+    sign, curb, front = (-1, 1)[side], street.curb[side], street.front[side]
+    match where:
+        case "lane":
+            x, heading = street.lanes[rng.integers(len(street.lanes))]
+            return x + rng.normal(0, 0.3), heading + rng.normal(0, 0.05), 7
+        case "curb":
+            heading = np.pi if sign < 0 and len(street.lanes) > 1 else 0.0
+            return curb - sign * rng.uniform(0.9, 1.2), heading + rng.normal(0, 0.04), 5.5
+        case "walk":
+            inner = abs(curb) + street.verge[side] + 0.3
+            x = sign * rng.uniform(inner, max(inner, abs(front) - 0.3))
+            return x, rng.uniform(0, 2 * np.pi), 0.3
+        case "kerb":
+            return curb + sign * rng.uniform(0.3, 0.8), 0, 0.3
+        case "crossing":
+            return rng.uniform(*street.curb), rng.choice([-1, 1]) * np.pi / 2, 1
+        case _:
+            return front + sign * rng.uniform(1.5, 12), 0, 0

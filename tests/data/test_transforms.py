@@ -1,0 +1,141 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from skseg.data import VOID
+from skseg.data.transforms import RandomCropNotVoid, eval_transform, reseed, train_transform
+
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+STILL = {"scale": (1.0, 1.0), "flip": 0.0, "color_jitter": 0.0}
+
+
+def picture(height=48, width=64):
+    """The mask counts columns, and the image is the mask in all channels."""
+    mask = np.broadcast_to(np.arange(width, dtype=np.uint8), (height, width)).copy()
+    return {"image": np.stack([mask] * 3, 2), "mask": mask}
+
+
+def apply(transform, seed, **data):
+    reseed(transform, seed)
+    return transform(**(data or picture()))
+
+
+def test_evaluation_only_normalises():
+    data = picture()
+    out = eval_transform(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))(**data)
+    expected = (data["image"] / 255 - (0.1, 0.2, 0.3)) / (0.5, 0.25, 0.125)
+    np.testing.assert_allclose(out["image"].permute(1, 2, 0), expected, atol=1e-5)
+    assert out["image"].dtype == torch.float32
+    assert out["mask"].dtype == torch.uint8
+    np.testing.assert_array_equal(out["mask"], data["mask"])
+
+
+@pytest.mark.parametrize("crop", [(32, 40), (48, 64), (100, 50), (20, 200)])
+def test_crops_have_the_asked_height_and_width(crop):
+    transform = train_transform(crop)
+    for seed in range(5):
+        out = apply(transform, seed)
+        assert out["image"].shape == (3, *crop)
+        assert out["mask"].shape == crop
+
+
+def test_image_and_mask_move_together():
+    # Without smoothing and jitter the image of a column counter is the mask.
+    transform = train_transform((32, 40), scale=(1.0, 1.0), color_jitter=0, **HALF)
+    columns = set()
+    for seed in range(20):
+        out = apply(transform, seed)
+        values = (out["image"][0] * 0.5 + 0.5) * 255
+        torch.testing.assert_close(values, out["mask"].float(), atol=1e-3, rtol=0)
+        columns.add(tuple(out["mask"][0].tolist()))
+    assert len(columns) > 10
+    assert any(row[0] > row[-1] for row in columns)
+    assert any(row[0] < row[-1] for row in columns)
+
+
+def test_padding_is_void_in_the_mask_and_exactly_zero_in_the_image():
+    white = {"image": np.full((10, 12, 3), 255, np.uint8), "mask": np.ones((10, 12), np.uint8)}
+    out = apply(train_transform((16, 20), scale=(1.0, 1.0)), 0, **white)
+    inside = torch.zeros(16, 20, dtype=torch.bool)
+    inside[:10, :12] = True
+    assert (out["mask"][inside] == 1).all()
+    assert (out["mask"][~inside] == VOID).all()
+    assert (out["image"][:, ~inside] == 0).all()
+    assert (out["image"][:, inside] != 0).all()
+
+
+def test_the_scale_covers_its_range_and_invents_no_classes():
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 200
+    data = {"image": np.zeros((40, 40, 3), np.uint8), "mask": mask}
+    transform = train_transform((80, 80), scale=(0.5, 2.0), flip=0, color_jitter=0)
+    sides = []
+    for seed in range(60):
+        out = apply(transform, seed, **data)
+        assert set(out["mask"].unique().tolist()) <= {0, 200, VOID}
+        sides.append((out["mask"] == 200).sum().item() ** 0.5 / 20)
+    assert 0.5 <= min(sides) < 0.7
+    assert 1.8 < max(sides) <= 2.0
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_colour_jitter_changes_colours_only_if_asked(strength):
+    transform = train_transform((48, 64), scale=(1.0, 1.0), flip=0, color_jitter=strength)
+    images = [apply(transform, seed)["image"] for seed in range(3)]
+    assert torch.equal(images[0], images[1]) == (strength == 0)
+
+
+def test_the_same_seed_gives_the_same_sample_and_another_one_another():
+    transform = train_transform((32, 40))
+    first, again, other = (apply(transform, seed)["image"] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_steps_of_one_seed_are_independent():
+    # With one generator a step, all of the same seed, larger pictures would be brighter ones.
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 1
+    data = {"image": np.full((40, 40, 3), 80, np.uint8), "mask": mask}
+    transform = train_transform((80, 80), color_jitter=0.5, **HALF)
+    drawn = [apply(transform, seed, **data) for seed in range(150)]
+    sizes = [(out["mask"] == 1).sum() ** 0.5 for out in drawn]
+    lights = [out["image"][:, out["mask"] == 1].mean() for out in drawn]
+    assert np.std(sizes) > 5
+    assert np.std(lights) > 0.05
+    assert abs(np.corrcoef(sizes, lights)[0, 1]) < 0.3
+
+
+def test_a_crop_that_is_all_void_is_drawn_again():
+    mask = np.full((64, 64), VOID, np.uint8)
+    mask[:32, :32] = 3
+    data = {"image": np.zeros((64, 64, 3), np.uint8), "mask": mask}
+    transform = train_transform((8, 8), **STILL)
+    # One draw hits the quarter with probability below 1/3, ten of them nearly always.
+    hits = sum((apply(transform, seed, **data)["mask"] == 3).any().item() for seed in range(100))
+    assert hits > 90
+
+
+def test_a_picture_that_is_all_void_is_kept():
+    data = {"image": np.zeros((16, 16, 3), np.uint8), "mask": np.full((16, 16), VOID, np.uint8)}
+    assert (apply(train_transform((8, 8)), 0, **data)["mask"] == VOID).all()
+
+
+def test_the_crop_reaches_all_corners():
+    transform = RandomCropNotVoid(2, 2)
+    mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    corners = set()
+    for seed in range(200):
+        transform.set_random_seed(seed)
+        out = transform(image=np.zeros((4, 4, 3), np.uint8), mask=mask)["mask"]
+        corners.add(int(out[0, 0]))
+    assert corners == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
+def test_albumentations_has_nothing_to_warn_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply(train_transform((20, 100)), 0)
+        eval_transform()(**picture())
