@@ -1,0 +1,39 @@
+"""Semantic segmentation with selective-kernel (SK) backbones.
+
+Importing this package registers its encoders in segmentation-models-pytorch and timm.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from skseg.encoders import list_encoders
+from skseg.errors import UserError
+from skseg.models import build_model
+from skseg.nn import SKConv2d
+
+if TYPE_CHECKING:
+    from skseg.data import SegmentationDataModule
+    from skseg.task import SegmentationTask, load_model
+
+__all__ = [
+    "SKConv2d",
+    "SegmentationDataModule",
+    "SegmentationTask",
+    "UserError",
+    "build_model",
+    "list_encoders",
+    "load_model",
+]
+
+# Who only wants an encoder does not wait for Lightning and albumentations.
+_LAZY = {
+    "SegmentationDataModule": "skseg.data",
+    "SegmentationTask": "skseg.task",
+    "load_model": "skseg.task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'skseg' has no attribute {name!r}")

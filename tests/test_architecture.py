@@ -1,0 +1,46 @@
+"""Imports go one way: the order of the layers in docs/architecture.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "skseg"
+# What each part may import from this package, besides itself.
+ALLOWED = {
+    "errors": set(),
+    "contract": set(),
+    "nn": {"errors"},
+    "encoders": {"errors", "nn"},
+    "models": {"errors", "encoders"},
+    "losses": {"contract"},
+    "metrics": {"contract"},
+    "optim": {"errors"},
+    "inference": {"models"},
+    "data": {"errors", "contract"},
+    "report": {"contract"},
+    "task": {"errors", "contract", "models", "losses", "metrics", "optim", "inference"},
+    "callbacks": {"contract", "report", "task"},
+    "evaluation": {"errors", "data", "metrics", "report", "task"},
+    "prediction": {"errors", "data", "evaluation", "report", "task"},
+    "cli": {"errors", "data", "metrics", "report", "task", "callbacks"},
+    "__init__": {"errors", "nn", "encoders", "models", "data", "task"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module else []
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "skseg" and len(parts) > 1 and parts[1] != part:
+                assert parts[1] in ALLOWED[part], f"{part} imports {name}"

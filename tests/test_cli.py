@@ -1,0 +1,155 @@
+"""A user's mistakes on the command line of fit: one clear error, no stack trace, nothing made."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from skseg.callbacks import SavePredictions
+from skseg.cli import find_run, fit
+from skseg.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["fit.py"])
+
+
+def arguments(root: Path, run: Path, *more: str) -> list[str]:
+    return [
+        *("--config", "configs/streets.yaml", "--data.root", str(root), "--run_dir", str(run)),
+        *("--data.batch_size", "2", "--data.crop_size", "[64,64]", "--data.num_workers", "0"),
+        *("--trainer.max_epochs", "1", "--wandb.enabled", "false", *more),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model.encoder_name", "sknet5"], "unknown encoder 'sknet5'; near: sknet50"),
+        (["--model.arch", "unnet"], "unknown architecture 'unnet'; near: unet"),
+        (["--model.decoder", "{decoder_chanels: 3}"], "fpn has no argument 'decoder_chanels'"),
+        (["--data.name", "street"], "no data set 'street'"),
+        (["--data.root", "/nowhere"], "/nowhere is not a directory"),
+        (["--data.batch_size", "99"], "data.batch_size is 99"),
+        (["--data.crop_size", "[0,64]"], "data.crop_size"),
+        (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
+        (["--ckpt_path", "last"], "no checkpoint below"),
+        (
+            ["--model.schedule.name", "cosine", "--model.schedule.power", "2"],
+            "power belongs to poly",
+        ),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_mistakes(
+    more: list[str], message: str, streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["--model.encoder", "--data.crop", "--trainer.max_epoch"])
+def test_an_unknown_key_is_named(
+    key: str, streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fit(arguments(streets_root, tmp_path / "run", key, "3"))
+    assert caught.value.code == 2
+    assert key.removeprefix("--") in capsys.readouterr().err
+
+
+def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("model: {encodr_name: sknet50}\n")
+    with pytest.raises(SystemExit):
+        fit(["--config", str(config)])
+    assert "encodr_name" in capsys.readouterr().err
+
+
+def test_a_used_folder_is_not_overwritten(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "metrics.csv").write_text("precious")
+    assert fit(arguments(streets_root, tmp_path)) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert (tmp_path / "metrics.csv").read_text() == "precious"
+
+
+def test_a_broken_picture_met_in_training_is_named(
+    tmp_path: Path, streets_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "streets"
+    shutil.copytree(streets_root, root)
+    for picture in (root / "leftImg8bit" / "train").glob("*/*.png"):
+        picture.write_bytes(picture.read_bytes()[:300])
+    assert fit(arguments(root, tmp_path / "run", "--data.num_workers", "1")) == 2
+    error = capsys.readouterr().err
+    assert "leftImg8bit/train" in error
+    assert "Traceback" not in error
+
+
+def test_a_mask_of_another_size_is_named(
+    tmp_path: Path, streets_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "streets"
+    shutil.copytree(streets_root, root)
+    for mask in (root / "gtFine" / "train").glob("*/*labelIds.png"):
+        cv2.imwrite(str(mask), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)[:30])
+    assert fit(arguments(root, tmp_path / "run")) == 2
+    assert "labelIds.png: the mask has 128x30 pixels" in capsys.readouterr().err
+
+
+def test_every_epoch_leaves_a_checkpoint(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second epoch, a run has the first."""
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append((tmp_path / "run" / "checkpoints" / "last.ckpt").is_file())
+
+    monkeypatch.setattr(SavePredictions, "on_train_batch_start", look)
+    more = ["--trainer.max_steps", "3", "--trainer.max_epochs", "2"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    assert seen == [False, False, True]
+
+
+def test_one_image_a_batch_is_explained(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = ["--data.batch_size", "1", "--model.encoder_name", "sknet26"]
+    assert fit(arguments(streets_root, tmp_path / "run", *one)) == 2
+    assert "single image" in capsys.readouterr().err
+
+
+def test_crops_of_any_size_train(streets_root: Path, tmp_path: Path) -> None:
+    assert fit(arguments(streets_root, tmp_path / "run", "--data.crop_size", "[50,70]")) == 0
+
+
+def test_find_run_prefers_the_newest_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, run in enumerate(("b", "a", "c")):
+        folder = Path("runs") / "mine" / run / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").touch()
+        os.utime(folder / "last.ckpt", (1000 - age, 1000 - age))
+    path, ckpt = find_run(None, "last", "mine")
+    assert path == Path("runs/mine/b")
+    assert ckpt == "runs/mine/b/checkpoints/last.ckpt"
+    assert find_run("runs/mine/c", "last", "mine")[1] == "runs/mine/c/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match="no checkpoint below runs/other"):
+        find_run(None, "last", "other")
+    fresh, none = find_run(None, None, "mine")
+    assert none is None
+    assert fresh.parent == Path("runs/mine")
+    assert not fresh.exists()

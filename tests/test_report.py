@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from skseg.contract import VOID
+from skseg.report import Sample, colorize, iou_table, overlay, plot_samples, to_picture
+
+COLORS = [(200, 0, 0), (0, 200, 0)]
+
+
+def test_to_picture_undoes_the_normalisation() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    normal = torch.from_numpy((picture / 255 - mean) / std).permute(2, 0, 1)
+    assert (to_picture(normal, mean, std) == picture).all()
+
+
+def test_colours_and_overlay() -> None:
+    indices = np.array([[0, 1, VOID]], dtype=np.uint8)
+    assert colorize(indices, COLORS).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0]]]
+    image = np.full((1, 3, 3), 100, np.uint8)
+    assert overlay(image, indices, COLORS).tolist() == [
+        [[150, 50, 50], [50, 150, 50], [100, 100, 100]]
+    ]
+    assert overlay(image, indices, COLORS, opacity=1)[0, 0].tolist() == [200, 0, 0]
+
+
+def test_a_picture_shows_image_truth_and_prediction(tmp_path: Path) -> None:
+    truth = np.zeros((40, 60), np.uint8)
+    samples = [Sample("first", np.full((40, 60, 3), 90, np.uint8), truth, truth + 1)]
+    plot_samples(samples, ["red", "green"], COLORS).savefig(tmp_path / "x.png")
+    pixels = cv2.imread(str(tmp_path / "x.png"))[..., ::-1].reshape(-1, 3)
+    for color in ((90, 90, 90), (200, 0, 0), (0, 200, 0)):
+        assert (pixels == color).all(1).sum() > 10_000
+
+
+def test_table_prints_percent_and_dashes() -> None:
+    record = {
+        "miou": 0.5,
+        "mean_accuracy": None,
+        "pixel_accuracy": 0.98765,
+        "iou": {"sky": 0.12345, "train": None},
+        "accuracy": {"sky": 1.0, "train": None},
+    }
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(iou_table(record, "title"))
+    lines = capture.get().splitlines()
+    row = next(line for line in lines if "sky" in line)
+    assert "12.3" in row
+    assert "100.00" in row
+    assert next(line for line in lines if "train" in line).count("-") == 2
+    assert "98.77 %" in capture.get()
+
+
+def test_samples_need_not_share_a_size() -> None:
+    samples = [
+        Sample(str(n), np.zeros((n, 50, 3), np.uint8), np.zeros((n, 50), np.uint8),
+               np.zeros((n, 50), np.uint8))
+        for n in (30, 50)
+    ]  # fmt: skip
+    assert len(plot_samples(samples, ["a"], COLORS[:1]).axes) == 6
+    assert pytest.approx(12.2) == plot_samples(samples, ["a"], COLORS[:1]).get_size_inches()[0]
