@@ -7,16 +7,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
+from torchmetrics import MeanMetric
 
-from skseg.contract import Batch
+from skseg.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
+from skseg.contract import VOID, Batch
 from skseg.errors import UserError
 from skseg.inference import predict_logits
 from skseg.losses import cross_entropy
 from skseg.metrics import confusion_matrix, scores
 from skseg.models import build_model, input_rule
 from skseg.optim import Schedule, build_optimizer
-
-CHECKPOINT_FORMAT = 1
 
 
 class SegmentationTask(pl.LightningModule):
@@ -86,6 +86,7 @@ class SegmentationTask(pl.LightningModule):
         self.decoder_lr_factor = decoder_lr_factor
         self.schedule = schedule
         self.confusion = confusion_matrix(len(class_names))
+        self.val_loss = MeanMetric()  # over all labelled pixels
         self.last_confusion: Tensor | None = None  # of the newest validation
 
     def forward(self, image: Tensor) -> Tensor:
@@ -103,29 +104,43 @@ class SegmentationTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch of crops."""
-        loss, _ = self._step(batch, "train")
-        return loss
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the `loss` of a batch of crops, and what to `log` of it.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        loss = cross_entropy(self(batch["image"]), batch["mask"])
+        if not loss.isfinite():
+            raise UserError(
+                f"the loss is {loss.item()} in step {self.global_step + 1}, on the images "
+                f"{', '.join(batch['name'])}; the newest checkpoint is of before. Lower the "
+                "learning rate, warm up, or clip gradients (--trainer.gradient_clip_val)"
+            )
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return {"loss": loss, "log": {"train/loss": loss.detach()}}
+
+    def on_validation_epoch_start(self) -> None:
+        """Take process 0's norm statistics, which are those of the checkpoint."""
+        if self.trainer.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count a batch of whole images; return its class indices [B, H, W], uint8."""
-        _, logits = self._step(batch, "val")
+        logits: Tensor = self(batch["image"])  # [B, K, H, W]
+        labelled = (batch["mask"] != VOID).sum()
+        self.val_loss.update(cross_entropy(logits, batch["mask"]), labelled)
         predicted = logits.argmax(1)
         self.confusion.update(predicted, batch["mask"])
         return predicted.to(torch.uint8)
-
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        logits = self(batch["image"])  # [B, K, H, W]
-        loss = cross_entropy(logits, batch["mask"])
-        size = len(batch["name"])
-        self.log(f"{stage}/loss", loss, batch_size=size, prog_bar=True, sync_dist=stage != "train")
-        return loss, logits
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole set, over all processes."""
         self.last_confusion = self.confusion.compute()
         self.confusion.reset()
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
         values = scores(self.last_confusion)
         self.log("val/miou", values["miou"], prog_bar=True)
         self.log("val/pixel_accuracy", values["pixel_accuracy"])
@@ -151,21 +166,7 @@ def load_model(path: str | Path) -> SegmentationTask:
     Raises:
         UserError: no such file, or not a checkpoint of this project.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes may be, torch raises all kinds of errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path}: cannot be read safely ({reason})") from error
-    record = checkpoint.get("skseg") if isinstance(checkpoint, dict) else None
-    if record is None:
-        raise UserError(f"checkpoint {path}: not written by skseg's fit")
-    if record["format"] != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"checkpoint {path}: format {record['format']}, this version reads {CHECKPOINT_FORMAT}"
-        )
-    task = SegmentationTask(**record["task"])
+    checkpoint = read_checkpoint(path)
+    task = SegmentationTask(**checkpoint["skseg"]["task"])
     task.load_state_dict(checkpoint["state_dict"])
     return task.eval()

@@ -72,6 +72,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.eval_split = eval_split
+        self._position = (0, 0)  # epoch, and batches of it that are done, where training starts
         self._check()
 
     @property
@@ -107,8 +108,16 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Random crops in batches of `batch_size` over all devices; the last short one is left."""
-        sampler = TrainSampler(len(self.train_set), self.seed, self._rank, self._world_size)
         batch_size = self.batch_size // self._world_size
+        epoch, batches = self._position
+        sampler = TrainSampler(
+            len(self.train_set),
+            self.seed,
+            self._rank,
+            self._world_size,
+            epoch=epoch,
+            start=batches * batch_size,
+        )
         return self._loader(self.train_set, sampler, batch_size=batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -120,6 +129,18 @@ class SegmentationDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Sample]:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training is, for a checkpoint: its epoch, and how many batches of it are done."""
+        assert self.trainer is not None
+        epoch, batches = self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+        if batches >= self.trainer.num_training_batches:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make `train_dataloader` start where a checkpoint was made."""
+        self._position = state_dict["epoch"], state_dict["batches"]
 
     @property
     def _rank(self) -> int:
@@ -139,6 +160,9 @@ class SegmentationDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_use_one_thread,
+            # Else each iterator draws a number from torch's own generator, and what the network
+            # draws would depend on how many there have been.
+            generator=torch.Generator(),
             **kwargs,
         )
 
