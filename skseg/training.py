@@ -41,7 +41,11 @@ class LogSteps(Callback):
     """
 
     def __init__(self) -> None:
-        self._logged = -1  # an accumulated step ends several batches
+        self._logged = 0  # newest step; with accumulation not every batch ends one
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave out the step of the checkpoint that the run goes on from."""
+        self._logged = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -54,7 +58,7 @@ class LogSteps(Callback):
         """Log if it is the step's turn."""
         step = trainer.global_step
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step == self._logged or step == 0 or step % interval:
+        if step == self._logged or step % interval:
             return
         self._logged = step
         row = {key: float(value) for key, value in outputs["log"].items()}
@@ -131,7 +135,7 @@ class RunCheckpoint(Checkpoint):
                 f"{self.path} is of before. Lower the learning rate, or clip gradients "
                 "(--trainer.gradient_clip_val)"
             )
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = trainer.global_step
 
     def _end(self, steps: int) -> None:

@@ -1,5 +1,6 @@
 """The datamodule: from a data set's name to the loaders of a run."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class SegmentationDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_use_one_thread,
+            worker_init_fn=_init_worker,
             # Else each iterator draws a number from torch's own generator, and what the network
             # draws would depend on how many there have been.
             generator=torch.Generator(),
@@ -199,6 +200,9 @@ class SegmentationDataModule(pl.LightningDataModule):
             )
 
 
-def _use_one_thread(worker: int) -> None:
+def _init_worker(worker: int) -> None:
     # Workers run side by side; cv2's own threads on top would only get in each other's way.
     cv2.setNumThreads(0)
+    # A job's SIGTERM may go to all of its processes. The first one still needs these to save; it
+    # ends them by other means.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
