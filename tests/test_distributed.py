@@ -1,5 +1,6 @@
 """Several processes do what one does."""
 
+import csv
 import itertools
 import os
 import shutil
@@ -71,6 +72,9 @@ def test_a_job_has_one_run_folder_and_one_wandb_run(streets_root: Path, tmp_path
     assert done.stdout.count("last epoch") == 1
     assert "warn" not in (done.stdout + done.stderr).lower()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        steps = [row["step"] for row in csv.DictReader(file)]
+    assert steps == ["0", "1", "1"]  # two steps and the validation, by process 0 alone
     history = read_run(tmp_path / "run")["history"]  # fails if there are two
     assert sum("val/miou" in row for row in history) == 1
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
