@@ -19,6 +19,7 @@ from skseg.checkpoints import AtomicCheckpointIO, read_checkpoint
 from skseg.data import SegmentationDataModule
 from skseg.errors import UserError
 from skseg.loggers import MetricsLogger, Tracking, wandb_logger
+from skseg.losses import inverse_log_weights
 from skseg.metrics import evaluation_record
 from skseg.report import iou_table
 from skseg.task import SegmentationTask
@@ -195,6 +196,9 @@ def fit(args: list[str] | None = None) -> int:
         )
         cli.datamodule.trainer = cli.trainer  # knows the number of devices
         cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
+        if cli.model.criterion.wants_class_weights:
+            weights = inverse_log_weights(cli.datamodule.train_counts())
+            cli.model.criterion.set_class_weights(weights)
         if is_main_process():
             cli.save_config()
         cli.trainer.fit(

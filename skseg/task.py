@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -13,7 +14,7 @@ from skseg.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
 from skseg.contract import VOID, Batch
 from skseg.errors import UserError
 from skseg.inference import predict_logits
-from skseg.losses import cross_entropy
+from skseg.losses import Criterion, Loss
 from skseg.metrics import confusion_matrix, scores
 from skseg.models import build_model, input_rule
 from skseg.optim import Schedule, build_optimizer
@@ -37,6 +38,7 @@ class SegmentationTask(pl.LightningModule):
             are not decayed.
         decoder_lr_factor: learning rate of the decoder over that of the encoder.
         schedule: learning rate over the run.
+        loss: terms of the training loss, summed by their weights; cross-entropy when unset.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SegmentationTask(pl.LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         decoder_lr_factor: float = 1.0,
         schedule: Schedule = Schedule(),  # noqa: B008  frozen
+        loss: list[Loss] | None = None,
     ) -> None:
         super().__init__()
         # Plain values only: what a checkpoint needs to rebuild the model without any code in it.
@@ -85,6 +88,7 @@ class SegmentationTask(pl.LightningModule):
         self.make_optimizer = optimizer
         self.decoder_lr_factor = decoder_lr_factor
         self.schedule = schedule
+        self.criterion = Criterion(loss or [Loss()], len(class_names))
         self.confusion = confusion_matrix(len(class_names))
         self.val_loss = MeanMetric()  # over all labelled pixels
         self.last_confusion: Tensor | None = None  # of the newest validation
@@ -110,7 +114,7 @@ class SegmentationTask(pl.LightningModule):
         Raises:
             UserError: the loss is not finite.
         """
-        loss = cross_entropy(self(batch["image"]), batch["mask"])
+        loss, terms = self.criterion(self(batch["image"]), batch["mask"])
         if not loss.isfinite():
             raise UserError(
                 f"the loss is {loss.item()} in step {self.global_step + 1}, on the images "
@@ -118,7 +122,10 @@ class SegmentationTask(pl.LightningModule):
                 "learning rate, warm up, or clip gradients (--trainer.gradient_clip_val)"
             )
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
-        return {"loss": loss, "log": {"train/loss": loss.detach()}}
+        log = {"train/loss": loss.detach()}
+        if len(terms) > 1:
+            log |= {f"train/{name}": term.detach() for name, term in terms.items()}
+        return {"loss": loss, "log": log}
 
     def on_validation_epoch_start(self) -> None:
         """Take process 0's norm statistics, which are those of the checkpoint."""
@@ -130,7 +137,9 @@ class SegmentationTask(pl.LightningModule):
         """Count a batch of whole images; return its class indices [B, H, W], uint8."""
         logits: Tensor = self(batch["image"])  # [B, K, H, W]
         labelled = (batch["mask"] != VOID).sum()
-        self.val_loss.update(cross_entropy(logits, batch["mask"]), labelled)
+        # Plain cross-entropy whatever is trained on, so that runs compare.
+        total = F.cross_entropy(logits, batch["mask"], ignore_index=VOID, reduction="sum")
+        self.val_loss.update(total / labelled.clamp(min=1), labelled)
         predicted = logits.argmax(1)
         self.confusion.update(predicted, batch["mask"])
         return predicted.to(torch.uint8)

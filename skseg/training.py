@@ -82,6 +82,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved = 0  # steps done at the newest checkpoint
         self._terminated = False
+        self._starts_an_epoch = False
 
     @property
     def path(self) -> Path:
@@ -92,8 +93,24 @@ class RunCheckpoint(Checkpoint):
         """Agree on the folder of process 0."""
         self.directory = trainer.strategy.broadcast(self.directory)
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count an epoch as over whose checkpoint was made at its end.
+
+        With `max_steps` Lightning takes any checkpoint for one of the middle of an epoch, and
+        would give that epoch another batch.
+        """
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        self._starts_an_epoch = progress["current"]["processed"] == progress["current"]["started"]
+        if self._starts_an_epoch:
+            for counts in progress.values():
+                counts["completed"] = counts["processed"]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take SIGTERM over from Lightning, whose handler blocks when several processes get it."""
+        if self._starts_an_epoch:
+            trainer.fit_loop.epoch_loop.restarting = False
         self._saved = trainer.global_step
         signal.signal(signal.SIGTERM, self._on_sigterm)  # Lightning puts the old one back
 

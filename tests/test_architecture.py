@@ -13,7 +13,7 @@ ALLOWED = {
     "nn": {"errors"},
     "encoders": {"errors", "nn"},
     "models": {"errors", "encoders"},
-    "losses": {"contract"},
+    "losses": {"contract", "errors"},
     "checkpoints": {"errors"},
     "loggers": set(),
     "training": {"errors", "contract"},
@@ -36,7 +36,7 @@ ALLOWED = {
     "evaluation": {"errors", "data", "metrics", "report", "task"},
     "prediction": {"errors", "data", "evaluation", "report", "task"},
     "cli": {
-        *("errors", "data", "metrics", "report", "task"),
+        *("errors", "data", "losses", "metrics", "report", "task"),
         *("callbacks", "checkpoints", "loggers", "training"),
     },
     "__init__": {"errors", "nn", "encoders", "models", "data", "task"},

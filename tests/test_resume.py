@@ -4,6 +4,7 @@ import csv
 import itertools
 import multiprocessing
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,16 @@ def resume_until_done(args: list[str], output: Path, kills) -> int:
     raise AssertionError("never done")
 
 
-def test_killed_before_every_step(whole: Path, streets_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "steps", [(2, 3, 8), pytest.param(range(2, 9), marks=pytest.mark.slow)], ids=["some", "every"]
+)
+def test_killed_before_a_step(
+    steps: Iterable[int], whole: Path, streets_root: Path, tmp_path: Path
+) -> None:
+    """In the middle of epochs and at their beginnings; step 3 begins the second."""
     args = arguments(streets_root, tmp_path / "run", "--checkpoint_every", 1)
-    kills = zip(itertools.repeat(before), itertools.count(2), strict=False)
-    assert resume_until_done(args, tmp_path / "output.txt", kills) == 7
+    kills = [*((before, step) for step in steps), (None, 0)]
+    assert resume_until_done(args, tmp_path / "output.txt", kills) == len(kills) - 1
     assert_same_run(whole, tmp_path / "run")
     assert "not resumable" not in (tmp_path / "output.txt").read_text()
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 from skseg.data.dataset import Sample, SegmentationDataset
@@ -130,6 +132,18 @@ class SegmentationDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Sample]:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
+
+    def train_counts(self) -> torch.Tensor:
+        """Count the labelled pixels of each class in the training set's masks: int64 `[K]`.
+
+        Raises:
+            UserError: A mask cannot be read, or has values that stand for no class.
+        """
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        for pair in track(self.train_set.pairs, "class weights", transient=True):
+            pixels = np.bincount(self.spec.read_mask(pair.mask).ravel(), minlength=256)
+            counts += torch.from_numpy(pixels[: self.num_classes])
+        return counts
 
     def state_dict(self) -> dict[str, int]:
         """Where training is, for a checkpoint: its epoch, and how many batches of it are done."""
