@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
@@ -23,7 +24,7 @@ from skseg.losses import inverse_log_weights
 from skseg.metrics import evaluation_record
 from skseg.report import iou_table
 from skseg.task import SegmentationTask
-from skseg.training import LogSteps, RunCheckpoint, SeedSteps
+from skseg.training import LogSteps, RunCheckpoint, SeedSteps, TimmSyncBatchNorm
 
 
 class SegmentationCLI(LightningCLI):
@@ -54,6 +55,13 @@ class SegmentationCLI(LightningCLI):
             default=None,
             help="Optimizer steps between checkpoints; only after epochs when unset.",
         )
+        parser.add_argument(
+            "--ema",
+            type=OpenUnitInterval | None,
+            default=None,
+            help="Decay, above 0 and below 1, of an exponential moving average of the weights, "
+            "which is then what is validated, and what a checkpoint's user gets.",
+        )
         parser.add_argument("--wandb", type=Tracking, default=Tracking())
         for name in ("class_names", "colors", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -70,15 +78,21 @@ class SegmentationCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
         config = self.config_init.trainer
+        plugins = [*_as_list(config.plugins), AtomicCheckpointIO()]
         self.pictures = SavePredictions(self.run_dir / "pictures")
         self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
         seed = int(self.config_init.seed_everything)
-        own = [SeedSteps(seed), LogSteps(), self.pictures, self.last]
+        own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), self.pictures, self.last]
+        if self.config_init.ema is not None:
+            own.insert(0, EMAWeightAveraging(decay=self.config_init.ema))
+        if config.sync_batchnorm:
+            kwargs["sync_batchnorm"] = False  # would drop the activation of timm's norms
+            plugins.append(TimmSyncBatchNorm())
         return super().instantiate_trainer(
             default_root_dir=str(self.run_dir),
             callbacks=[*_as_list(config.callbacks), *own],
             logger=self._loggers(),
-            plugins=[*_as_list(config.plugins), AtomicCheckpointIO()],
+            plugins=plugins,
             **kwargs,
         )
 
@@ -162,6 +176,7 @@ def _new_folder(parent: Path) -> Path:
 _SETTLED = (
     ".*does not have many workers.*",  # data.num_workers is the user's
     ".*is smaller than the logging interval.*",  # short runs log every epoch all the same
+    ".*module.s. in eval mode at the start of training.*",  # frozen ones are
     ".*your dataloader is not resumable.*",  # the datamodule is
     ".*It is recommended to use `self.log.*sync_dist=True`.*",  # all processes log the same
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch

@@ -8,7 +8,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.utilities import rank_zero_info
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from skseg.contract import Batch
 from skseg.errors import UserError
@@ -160,6 +163,22 @@ class RunCheckpoint(Checkpoint):
             f"SIGTERM: saved {self.path} after step {steps}; go on with --ckpt_path last"
         )
         raise SystemExit(128 + signal.SIGTERM)
+
+
+class TimmSyncBatchNorm(LayerSync):
+    """Batch norms over all processes, by timm's converter.
+
+    torch's, which Lightning uses, makes timm's BatchNormAct2d a norm without its activation.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Convert the batch norms of a model."""
+        converted: nn.Module = convert_sync_batchnorm(model)
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Leave them: checkpoints are the same for both kinds, and the process ends here."""
+        return model
 
 
 def _is_followed(trainer: pl.Trainer, batch_idx: int) -> bool:
