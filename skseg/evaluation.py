@@ -47,7 +47,7 @@ def evaluate(
     Raises:
         UserError: no such data, or its classes are not the model's.
     """
-    spec = get_dataset(data_name)
+    spec = get_dataset(data_name, root)
     if list(spec.classes.names) != task.class_names:
         raise UserError(
             f"the checkpoint's classes are {', '.join(task.class_names)}; "
