@@ -1,6 +1,9 @@
 """Segmentation of a user's own pictures."""
 
+import glob
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,64 +17,120 @@ from skseg.report import Image, overlay
 from skseg.task import SegmentationTask
 
 
-@torch.inference_mode()
-def predict_files(task: SegmentationTask, source: Path, output: Path) -> int:
-    """Write `NAME.png`, class indices, and `NAME_overlay.png` for every picture.
+class Prediction(NamedTuple):
+    """What became of one picture.
+
+    Attributes:
+        picture: its file.
+        error: what went wrong; None if its results are written.
+    """
+
+    picture: Path
+    error: UserError | None
+
+
+def predict_files(
+    task: SegmentationTask,
+    source: str,
+    output: Path,
+    probabilities: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Prediction]:
+    """Segment pictures one by one; a picture that fails does not keep the others.
+
+    Writes `NAME.png`, class indices, and `NAME_overlay.png`; with `probabilities` also
+    `NAME.npz`, whose `probabilities` are float16 [K, H, W]. All are of the picture's own size.
 
     Args:
         task: a trained model, see `skseg.load_model`.
-        source: a picture, or a folder whose pictures are taken, below it too.
-        output: folder of the results, which keeps the source's structure.
+        source: a picture, a folder whose pictures are taken, below it too, or a glob pattern.
+        output: folder of the results, which keeps the structure below the source's folder, or
+            below the folder of a pattern before its first wildcard.
+        probabilities: whether to write those.
+        overwrite: whether to replace results that exist.
 
-    Returns:
-        The number of pictures.
+    Yields:
+        What became of each picture, when it is done.
 
     Raises:
-        UserError: there is no picture, one cannot be read, or a result exists already.
+        UserError: before the first picture: there is none, two have the same results, or a result
+            exists already.
     """
-    pictures = _find_pictures(source)
-    base = source if source.is_dir() else source.parent
-    targets = [output / path.relative_to(base).with_suffix("") for path in pictures]
-    _refuse_to_overwrite(pictures, targets)
-    device = best_device()
-    task = task.to(device).eval()
-    transform = eval_transform(task.mean, task.std)
-    for path, target in track(
-        list(zip(pictures, targets, strict=True)), "predicting", transient=True
+    base, pictures = find_pictures(source)
+    suffixes = [".png", "_overlay.png", *([".npz"] if probabilities else [])]
+    results = [
+        [output / f"{path.relative_to(base).with_suffix('')}{suffix}" for suffix in suffixes]
+        for path in pictures
+    ]
+    _check_results(pictures, results, overwrite)
+    task = task.to(best_device()).eval()
+    for path, files in track(
+        list(zip(pictures, results, strict=True)), "predicting", transient=True
     ):
-        image = read_image(path)
-        batch = transform(image=image)["image"][None].to(device)
-        indices = task(batch)[0].argmax(0).cpu().numpy().astype(np.uint8)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        painted = overlay(image, indices, task.colors)
-        _write(target.with_name(f"{target.name}.png"), indices)
-        _write(target.with_name(f"{target.name}_overlay.png"), painted[..., ::-1])
-    return len(pictures)
+        try:
+            _predict_file(task, path, files)
+        except UserError as error:
+            yield Prediction(path, error)
+        else:
+            yield Prediction(path, None)
 
 
-def _find_pictures(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
+def find_pictures(source: str) -> tuple[Path, list[Path]]:
+    """Find the pictures of a file's name, a folder or a glob pattern.
+
+    Returns:
+        The folder whose structure results keep, and the pictures, sorted.
+
+    Raises:
+        UserError: there is no picture.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        base, candidates = path, list(path.rglob("*"))
+    elif glob.has_magic(source):
+        first = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+        base = Path(*path.parts[:first])
+        candidates = [Path(found) for found in glob.glob(source, recursive=True)]
+    else:
         raise UserError(f"--input {source}: no such file or folder")
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
         raise UserError(f"--input {source}: no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
+    return base, found
 
 
-def _refuse_to_overwrite(pictures: list[Path], targets: list[Path]) -> None:
+@torch.inference_mode()
+def _predict_file(task: SegmentationTask, path: Path, files: list[Path]) -> None:
+    image = read_image(path)
+    transform = eval_transform(task.mean, task.std)
+    batch = transform(image=image)["image"][None].to(task.device)
+    logits = task(batch)[0]
+    indices = logits.argmax(0).cpu().numpy().astype(np.uint8)
+    try:
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        files[0].write_bytes(_png(indices))
+        files[1].write_bytes(_png(overlay(image, indices, task.colors)[..., ::-1]))
+        for file in files[2:]:
+            np.savez_compressed(file, probabilities=logits.softmax(0).half().cpu().numpy())
+    except OSError as error:
+        raise UserError(f"{files[0]}: cannot be written ({error.strerror})") from error
+
+
+def _png(pixels: Image) -> bytes:
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def _check_results(pictures: list[Path], results: list[list[Path]], overwrite: bool) -> None:
+    sources = {path.resolve() for path in pictures}
     claimed: dict[Path, Path] = {}
-    for path, target in zip(pictures, targets, strict=True):
-        for suffix in (".png", "_overlay.png"):
-            result = target.with_name(target.name + suffix)
-            if result in claimed:
-                raise UserError(f"{path} and {claimed[result]} would both be written to {result}")
-            if result.exists():
-                raise UserError(f"{result} exists already; choose another --output")
-            claimed[result] = path
-
-
-def _write(path: Path, pixels: Image) -> None:
-    if not cv2.imwrite(str(path), pixels):
-        raise UserError(f"{path}: cannot be written")
+    for path, files in zip(pictures, results, strict=True):
+        for file in files:
+            if file.resolve() in sources:
+                raise UserError(f"{file} is one of the pictures; choose another --output")
+            if file in claimed:
+                raise UserError(f"{path} and {claimed[file]} would both be written to {file}")
+            if file.exists() and not overwrite:
+                raise UserError(f"{file} exists already; choose another --output, or --overwrite")
+            claimed[file] = path
