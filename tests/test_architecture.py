@@ -32,6 +32,7 @@ ALLOWED = {
         "inference",
         "checkpoints",
     },
+    "checking": {"errors", "data", "losses", "report"},
     "callbacks": {"contract", "report", "task"},
     "evaluation": {"errors", "data", "metrics", "report", "task"},
     "prediction": {"errors", "data", "evaluation", "report", "task"},
