@@ -40,6 +40,7 @@ class Convolutions(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Map [B, C, H, W] to one such map for each convolution."""
         return [conv(x) for conv in self.convs]
 
 
