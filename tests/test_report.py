@@ -44,7 +44,7 @@ def test_table_prints_percent_and_dashes() -> None:
         "mean_accuracy": None,
         "pixel_accuracy": 0.98765,
         "iou": {"sky": 0.12345, "train": None},
-        "accuracy": {"sky": 1.0, "train": None},
+        "recall": {"sky": 1.0, "train": None},
     }
     console = Console(width=80)
     with console.capture() as capture:
