@@ -24,8 +24,8 @@ class Difference(NamedTuple):
     Attributes:
         value: of the second over the first.
         interval: of the value over resamples.
-        p_value: two-sided: twice the share of resamples on the rarer side of 0, at most 1. One resample
-            is added to that side, so the smallest value is 0.0002.
+        p_value: two-sided: twice the share of resamples on the rarer side of 0, at most 1. One
+            resample is added to that side, so the smallest value is 0.0002.
     """
 
     value: float
