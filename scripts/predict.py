@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from skseg.errors import UserError
+from skseg.inference import add_inference_flags, inference_settings
+from skseg.nn import optimize_for_inference
 from skseg.prediction import predict_files
 from skseg.task import load_model
 
@@ -14,9 +16,14 @@ def main() -> int:
     parser.add_argument("--ckpt_path", required=True, type=Path, help="checkpoint of a run")
     parser.add_argument("--input", required=True, type=Path, help="a picture, or a folder of them")
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that read pictures")
+    add_inference_flags(parser)
     args = parser.parse_args()
     try:
-        written = predict_files(load_model(args.ckpt_path), args.input, args.output)
+        settings = inference_settings(args)
+        task = load_model(args.ckpt_path)
+        task.model = optimize_for_inference(task.model)
+        written = predict_files(task, args.input, args.output, settings, args.num_workers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,27 +1,71 @@
-"""Segmentation of a user's own pictures."""
+"""Segmentation of pictures without truth."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
 
-from skseg.data import IMAGE_SUFFIXES, eval_transform, read_image
+from skseg.data import IMAGE_SUFFIXES, read_image
 from skseg.errors import UserError
 from skseg.evaluation import best_device
+from skseg.inference import InferenceSettings, predict
 from skseg.report import Image, overlay
 from skseg.task import SegmentationTask
 
 
-@torch.inference_mode()
-def predict_files(task: SegmentationTask, source: Path, output: Path) -> int:
+class _Files(Dataset[Image]):
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image:
+        return read_image(self.paths[index])
+
+
+def segment(
+    task: SegmentationTask,
+    paths: Sequence[Path],
+    settings: InferenceSettings,
+    num_workers: int = 1,
+) -> Iterator[tuple[Image, Image]]:
+    """Yield each picture, [H, W, 3] uint8 RGB, and its class indices, [H, W] uint8.
+
+    Args:
+        task: a trained model, see `skseg.load_model`.
+        paths: of the pictures.
+        settings: how they go through the network.
+        num_workers: processes that read pictures while the network works.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    task = task.to(best_device()).eval()
+    loader = DataLoader(_Files(paths), batch_size=None, num_workers=num_workers)
+    for picture in track(loader, "predicting", total=len(paths), transient=True):
+        image = np.asarray(picture)
+        yield image, predict(task, image, settings).indices
+
+
+def predict_files(
+    task: SegmentationTask,
+    source: Path,
+    output: Path,
+    settings: InferenceSettings = InferenceSettings(),  # noqa: B008  frozen
+    num_workers: int = 1,
+) -> int:
     """Write `NAME.png`, class indices, and `NAME_overlay.png` for every picture.
 
     Args:
         task: a trained model, see `skseg.load_model`.
         source: a picture, or a folder whose pictures are taken, below it too.
         output: folder of the results, which keeps the source's structure.
+        settings: how pictures go through the network.
+        num_workers: processes that read pictures while the network works.
 
     Returns:
         The number of pictures.
@@ -33,20 +77,23 @@ def predict_files(task: SegmentationTask, source: Path, output: Path) -> int:
     base = source if source.is_dir() else source.parent
     targets = [output / path.relative_to(base).with_suffix("") for path in pictures]
     _refuse_to_overwrite(pictures, targets)
-    device = best_device()
-    task = task.to(device).eval()
-    transform = eval_transform(task.mean, task.std)
-    for path, target in track(
-        list(zip(pictures, targets, strict=True)), "predicting", transient=True
-    ):
-        image = read_image(path)
-        batch = transform(image=image)["image"][None].to(device)
-        indices = task(batch)[0].argmax(0).cpu().numpy().astype(np.uint8)
+    segmented = segment(task, pictures, settings, num_workers)
+    for target, (image, indices) in zip(targets, segmented, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
+        write_png(target.with_name(f"{target.name}.png"), indices)
         painted = overlay(image, indices, task.colors)
-        _write(target.with_name(f"{target.name}.png"), indices)
-        _write(target.with_name(f"{target.name}_overlay.png"), painted[..., ::-1])
+        write_png(target.with_name(f"{target.name}_overlay.png"), painted[..., ::-1])
     return len(pictures)
+
+
+def write_png(path: Path, pixels: Image) -> None:
+    """Write grey [H, W] or BGR [H, W, 3] uint8.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if not cv2.imwrite(str(path), pixels):
+        raise UserError(f"{path}: cannot be written")
 
 
 def _find_pictures(source: Path) -> list[Path]:
@@ -70,8 +117,3 @@ def _refuse_to_overwrite(pictures: list[Path], targets: list[Path]) -> None:
             if result.exists():
                 raise UserError(f"{result} exists already; choose another --output")
             claimed[result] = path
-
-
-def _write(path: Path, pixels: Image) -> None:
-    if not cv2.imwrite(str(path), pixels):
-        raise UserError(f"{path}: cannot be written")

@@ -4,8 +4,9 @@ A new data set is one file with a `DatasetSpec` and one row in `registry.DATASET
 """
 
 from skseg.contract import VOID
+from skseg.data.cityscapes import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE
 from skseg.data.datamodule import SegmentationDataModule
-from skseg.data.dataset import ClassTable, DatasetSpec, Pair, Sample, SegmentationDataset
+from skseg.data.dataset import ClassTable, DatasetSpec, Pair, Sample, SegmentationDataset, read_pair
 from skseg.data.files import IMAGE_SUFFIXES, read_image
 from skseg.data.registry import DATASETS, get_dataset
 from skseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform, train_transform
@@ -15,6 +16,9 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_SUFFIXES",
+    "LABEL_IDS",
+    "OFFICIAL_COUNTS",
+    "OFFICIAL_SIZE",
     "VOID",
     "ClassTable",
     "DatasetSpec",
@@ -25,5 +29,6 @@ __all__ = [
     "eval_transform",
     "get_dataset",
     "read_image",
+    "read_pair",
     "train_transform",
 ]

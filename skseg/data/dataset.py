@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from skseg.contract import VOID
-from skseg.data.files import IndexMask, read_image
+from skseg.data.files import ImageArray, IndexMask, read_image
 from skseg.data.transforms import Transform, reseed
 from skseg.errors import UserError
 
@@ -43,13 +43,16 @@ class ClassTable:
     Attributes:
         names: A name for each class.
         colors: An RGB colour for each class, 0 to 255.
+        categories: The category of each class, where the data set has such.
     """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
+    categories: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.names) == len(self.colors), "a colour for each name"
+        assert self.categories is None or len(self.names) == len(self.categories)
         assert len(self.names) < VOID, "class indices must stay below void"
 
     def __len__(self) -> int:
@@ -105,6 +108,22 @@ class DatasetSpec:
         return [Pair(images[name], masks[name], name) for name in sorted(images)]
 
 
+def read_pair(spec: DatasetSpec, pair: Pair) -> tuple[ImageArray, IndexMask]:
+    """Reads an image, uint8 RGB `[H, W, 3]`, and its mask, uint8 class indices `[H, W]`.
+
+    Raises:
+        UserError: A file cannot be read, or the two do not fit; names the file.
+    """
+    image, mask = read_image(pair.image), spec.read_mask(pair.mask)
+    if image.shape[:2] != mask.shape:
+        (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
+        raise UserError(
+            f"{pair.mask}: the mask has {mask_w}x{mask_h} pixels, "
+            f"but its image {pair.image} has {w}x{h}"
+        )
+    return image, mask
+
+
 class SegmentationDataset(Dataset[Sample]):
     """One split of a data set, read from its files and transformed."""
 
@@ -139,13 +158,7 @@ class SegmentationDataset(Dataset[Sample]):
         """
         index, seed = key if isinstance(key, tuple) else (key, None)
         pair = self.pairs[index]
-        image, mask = read_image(pair.image), self.spec.read_mask(pair.mask)
-        if image.shape[:2] != mask.shape:
-            (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
-            raise UserError(
-                f"{pair.mask}: the mask has {mask_w}x{mask_h} pixels, "
-                f"but its image {pair.image} has {w}x{h}"
-            )
+        image, mask = read_pair(self.spec, pair)
         if seed is not None:
             reseed(self.transform, seed)
         drawn: dict[str, Any] = self.transform(image=image, mask=mask)
