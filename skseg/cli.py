@@ -1,64 +1,30 @@
 """The command line of training: parser, run folder, loggers and the fit itself."""
 
-import csv
 import logging
+import os
 import sys
 import warnings
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import wandb
-from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from skseg.callbacks import SavePredictions
+from skseg.checkpoints import AtomicCheckpointIO, read_checkpoint
 from skseg.data import SegmentationDataModule
 from skseg.errors import UserError
+from skseg.loggers import MetricsLogger, Tracking, wandb_logger
+from skseg.losses import inverse_log_weights
 from skseg.metrics import evaluation_record
 from skseg.report import iou_table
 from skseg.task import SegmentationTask
-
-
-@dataclass
-class Tracking:
-    """Weights & Biases.
-
-    Args:
-        enabled: whether to record the run there. Without an API key, or with WANDB_MODE=offline,
-            it is recorded in the run folder to be synced later.
-        project: project of the run.
-        name: name of the run; the run folder's when unset.
-        tags: tags of the run.
-    """
-
-    enabled: bool = True
-    project: str = "skseg"
-    name: str | None = None
-    tags: list[str] | None = None
-
-
-class MetricsLogger(CSVLogger):
-    """Lightning's CSV logger, but a resumed run adds to `metrics.csv` instead of deleting it."""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The writer, which starts from the rows that are there."""
-        if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            rows = path.read_text() if path.is_file() else ""
-            writer = super().experiment  # deletes the file
-            if rows:
-                path.write_text(rows)
-                writer.metrics_keys = next(csv.reader([rows.splitlines()[0]]))
-        return self._experiment
+from skseg.training import LogSteps, RunCheckpoint, SeedSteps, TimmSyncBatchNorm
 
 
 class SegmentationCLI(LightningCLI):
@@ -83,6 +49,19 @@ class SegmentationCLI(LightningCLI):
             help="Checkpoint to go on from: a file, or 'last' for the newest of --run_dir or, "
             "without one, of the newest run of the same config.",
         )
+        parser.add_argument(
+            "--checkpoint_every",
+            type=PositiveInt | None,
+            default=None,
+            help="Optimizer steps between checkpoints; only after epochs when unset.",
+        )
+        parser.add_argument(
+            "--ema",
+            type=OpenUnitInterval | None,
+            default=None,
+            help="Decay, above 0 and below 1, of an exponential moving average of the weights, "
+            "which is then what is validated, and what a checkpoint's user gets.",
+        )
         parser.add_argument("--wandb", type=Tracking, default=Tracking())
         for name in ("class_names", "colors", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -92,61 +71,47 @@ class SegmentationCLI(LightningCLI):
         """Settle the run folder before anything is built or written."""
         config = self.config
         stem = Path(str(config.config[0])).stem if config.get("config") else "fit"
-        self.run_dir, self.ckpt_path = find_run(config.run_dir, config.ckpt_path, stem)
+        self.run_dir, ckpt_path = find_run(config.run_dir, config.ckpt_path, stem)
+        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
+        self.ckpt_path = ckpt_path
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
-        self.pictures = SavePredictions(self.run_dir / "pictures")
-        own: list[pl.Callback] = [
-            # find_run has seen to it that only a run's own checkpoint is overwritten.
-            ModelCheckpoint(
-                self.run_dir / "checkpoints",
-                filename="last",  # after every epoch
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            ),
-            LearningRateMonitor("step"),
-            self.pictures,
-        ]
         config = self.config_init.trainer
-        given = config.callbacks or []
-        loggers = self._loggers()
-        if isinstance(config.logger, Logger):
-            loggers.append(config.logger)
-        elif isinstance(config.logger, list):
-            loggers.extend(config.logger)
+        plugins = [*_as_list(config.plugins), AtomicCheckpointIO()]
+        self.pictures = SavePredictions(self.run_dir / "pictures")
+        self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
+        seed = int(self.config_init.seed_everything)
+        own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), self.pictures, self.last]
+        if self.config_init.ema is not None:
+            own.insert(0, EMAWeightAveraging(decay=self.config_init.ema))
+        if config.sync_batchnorm:
+            kwargs["sync_batchnorm"] = False  # would drop the activation of timm's norms
+            plugins.append(TimmSyncBatchNorm())
         return super().instantiate_trainer(
             default_root_dir=str(self.run_dir),
-            callbacks=[*(given if isinstance(given, list) else [given]), *own],
-            logger=loggers,
+            callbacks=[*_as_list(config.callbacks), *own],
+            logger=self._loggers(),
+            plugins=plugins,
             **kwargs,
         )
 
     def _loggers(self) -> list[Logger]:
-        loggers: list[Logger] = [MetricsLogger(self.run_dir, name="", version="")]
-        tracking: Tracking = self.config_init.wandb
-        if tracking.enabled and self.config_init.trainer.logger is not False:
-            offline = _wandb_is_offline()
-            if offline:
-                rank_zero_info(
-                    f"W&B is offline (no API key): upload later with "
-                    f"`wandb sync {self.run_dir}/wandb/offline-run-*`"
-                )
-            logger = WandbLogger(
-                name=tracking.name or self.run_dir.name,
-                project=tracking.project,
-                tags=tracking.tags,
-                save_dir=self.run_dir,
-                mode="offline" if offline else None,
-                settings=wandb.Settings(silent=offline),
-            )
-            logger._wandb_init.pop("anonymous", None)  # W&B warns of what Lightning sets here
-            loggers.append(logger)
-        return loggers
+        steps_done = self.checkpoint["global_step"] if self.checkpoint else 0
+        loggers: list[Logger] = [MetricsLogger(self.run_dir / "metrics.csv", steps_done)]
+        given, tracking = self.config_init.trainer.logger, self.config_init.wandb
+        if tracking.enabled and given is not False and is_main_process():
+            loggers.append(wandb_logger(tracking, self.run_dir))
+        return [*loggers, *(_as_list(given) if not isinstance(given, bool) else [])]
 
     def save_config(self) -> None:
         """Write the full configuration to the run folder and to the loggers."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--run_dir {self.run_dir}: cannot be made ({error.strerror})"
+            ) from error
         self.parser.save(self.config, self.run_dir / "config.yaml", overwrite=True)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -169,7 +134,7 @@ def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> tuple[Pat
     """
     if ckpt_path == "last":
         searched = Path(run_dir) if run_dir else Path("runs") / stem
-        found = sorted(searched.glob("**/checkpoints/*.ckpt"), key=lambda p: p.stat().st_mtime)
+        found = sorted(searched.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
         if not found:
             raise UserError(f"--ckpt_path last: no checkpoint below {searched}")
         return Path(run_dir) if run_dir else found[-1].parents[1], str(found[-1])
@@ -178,12 +143,25 @@ def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> tuple[Pat
     path = Path(run_dir) if run_dir else _new_folder(Path("runs") / stem)
     if path.exists() and not path.is_dir():
         raise UserError(f"--run_dir {path}: is a file")
-    if ckpt_path is None and path.is_dir() and any(path.iterdir()):
+    # The other processes of a job may find what the first one has made already.
+    if ckpt_path is None and is_main_process() and path.is_dir() and any(path.iterdir()):
         raise UserError(
             f"--run_dir {path} holds a run already: name another folder, or go on with "
             "--ckpt_path last"
         )
     return path, ckpt_path
+
+
+def is_main_process() -> bool:
+    """Whether this process is the first of its job, as its launcher says in the environment.
+
+    Lightning, torchrun and Slurm set these before Lightning itself knows its ranks.
+    """
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    if rank is not None:
+        return int(rank) == 0
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return int(node) == 0 and int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _new_folder(parent: Path) -> Path:
@@ -194,21 +172,13 @@ def _new_folder(parent: Path) -> Path:
     return path
 
 
-def _wandb_is_offline() -> bool:
-    """Whether W&B has to go offline by itself: nobody chose a mode and there is no API key."""
-    settings = wandb.setup().settings
-    if settings.mode in ("offline", "disabled"):
-        return bool(settings.mode == "offline")
-    has_key: bool = wandb.login(prompt=False)
-    return not has_key
-
-
 # Lightning's advice on what this project settles by itself.
 _SETTLED = (
     ".*does not have many workers.*",  # data.num_workers is the user's
     ".*is smaller than the logging interval.*",  # short runs log every epoch all the same
-    ".*Checkpoint directory .* exists and is not empty.*",  # find_run has checked
-    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*module.s. in eval mode at the start of training.*",  # frozen ones are
+    ".*your dataloader is not resumable.*",  # the datamodule is
+    ".*It is recommended to use `self.log.*sync_dist=True`.*",  # all processes log the same
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
 )
 
@@ -239,9 +209,16 @@ def fit(args: list[str] | None = None) -> int:
             parser_kwargs={"allow_abbrev": False},
             trainer_defaults={"use_distributed_sampler": False, "max_epochs": 10},
         )
+        cli.datamodule.trainer = cli.trainer  # knows the number of devices
         cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
-        cli.save_config()
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path)
+        if cli.model.criterion.wants_class_weights:
+            weights = inverse_log_weights(cli.datamodule.train_counts())
+            cli.model.criterion.set_class_weights(weights)
+        if is_main_process():
+            cli.save_config()
+        cli.trainer.fit(
+            cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -258,5 +235,11 @@ def _print_end(cli: SegmentationCLI) -> None:
         console.print(iou_table(record, f"{cli.datamodule.eval_split}, last epoch"))
     if cli.pictures.last:
         console.print(f"picture    {cli.pictures.last}", soft_wrap=True)
-    console.print(f"checkpoint {cli.run_dir / 'checkpoints' / 'last.ckpt'}", soft_wrap=True)
+    console.print(f"checkpoint {cli.last.path}", soft_wrap=True)
     console.print(f"run folder {cli.run_dir}", soft_wrap=True)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]

@@ -1,11 +1,13 @@
 """Parameter groups and learning-rate schedules."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -45,7 +47,12 @@ class Schedule:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, decoder_lr_factor: float
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decoder_lr_factor: float = 1.0,
+    layer_decay: float = 1.0,
+    auxiliary: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Split a model's trainable parameters by rate and by decay.
 
@@ -56,21 +63,33 @@ def parameter_groups(
         lr: peak rate of the encoder.
         weight_decay: of the decayed groups.
         decoder_lr_factor: rate of the decoder over that of the encoder.
+        layer_decay: rate of each encoder stage over that of the next deeper one; the deepest
+            has `lr`.
+        auxiliary: a further head, with the decoder's rate.
 
     Returns:
         Groups for a torch optimizer, with their name, lr and weight_decay; empty ones left out.
     """
+    stages = encoder_stages(model.encoder) if layer_decay != 1 else {}  # type: ignore[arg-type]
+    deepest = max(stages.values(), default=0)
+    named = list(model.named_parameters())
+    named += [] if auxiliary is None else list(auxiliary.named_parameters(prefix="auxiliary"))
     groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        part = "encoder" if name.startswith("encoder.") else "decoder"
+        part, factor = "decoder", decoder_lr_factor
+        if name.startswith("encoder."):
+            part, factor = "encoder", 1.0
+            if stages:
+                stage = stages.get(name.removeprefix("encoder."), deepest)
+                part, factor = f"encoder_stage{stage}", layer_decay ** (deepest - stage)
         decayed = parameter.ndim > 1
         group = groups.setdefault(
             part if decayed else f"{part}_no_decay",
             {
                 "params": [],
-                "lr": lr * (decoder_lr_factor if part == "decoder" else 1),
+                "lr": lr * factor,
                 "weight_decay": weight_decay if decayed else 0.0,
             },
         )
@@ -78,12 +97,37 @@ def parameter_groups(
     return [{"name": name, **group} for name, group in groups.items()]
 
 
+def encoder_stages(encoder: nn.Module) -> dict[str, int]:
+    """Find the stage, counted from 1, of each parameter of an smp encoder.
+
+    It is the first stage whose feature depends on the parameter, so the rule holds for any
+    encoder whatever its parts are called. Parameters that no feature depends on are left out.
+
+    Args:
+        encoder: maps [B, 3, H, W] to a list of features, the input's own first.
+    """
+    copied = copy.deepcopy(encoder).cpu().eval()  # norm statistics must not see this image
+    copied.requires_grad_(True)
+    side = 2 * int(encoder.output_stride)  # type: ignore[arg-type]
+    features = copied(torch.zeros(1, 3, side, side))[1:]
+    names, parameters = zip(*copied.named_parameters(), strict=True)
+    stages: dict[str, int] = {}
+    for stage, feature in enumerate(features, 1):
+        if not feature.requires_grad:
+            continue  # Mix Transformers have an empty feature at stride 2
+        grads = torch.autograd.grad(feature.sum(), parameters, retain_graph=True, allow_unused=True)
+        for name, grad in zip(names, grads, strict=True):
+            if grad is not None:
+                stages.setdefault(name, stage)
+    return stages
+
+
 def build_optimizer(
     make: Callable[[Any], Optimizer],
     schedule: Schedule,
     model: nn.Module,
-    decoder_lr_factor: float,
     total_steps: int,
+    **groups: Any,
 ) -> tuple[Optimizer, LambdaLR]:
     """Build an optimizer over `parameter_groups` and its schedule.
 
@@ -92,13 +136,13 @@ def build_optimizer(
             encoder's.
         schedule: learning rate over the run.
         model: has an `encoder`; the rest is the decoder.
-        decoder_lr_factor: rate of the decoder over that of the encoder.
         total_steps: iterations of the whole run.
+        **groups: further arguments of `parameter_groups`.
 
     Returns:
         The optimizer and a scheduler to be stepped once an iteration.
     """
     defaults = make(model.parameters()).defaults  # what the user's lr and weight_decay are
     lr, weight_decay = defaults["lr"], defaults.get("weight_decay", 0.0)
-    optimizer = make(parameter_groups(model, lr, weight_decay, decoder_lr_factor))
+    optimizer = make(parameter_groups(model, lr, weight_decay, **groups))
     return optimizer, LambdaLR(optimizer, partial(schedule.factor, total_steps=total_steps))

@@ -1,22 +1,27 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torchmetrics import MeanMetric
+from torchvision.models.segmentation.fcn import FCNHead
 
-from skseg.contract import Batch
+from skseg.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
+from skseg.contract import VOID, Batch
 from skseg.errors import UserError
-from skseg.inference import predict_logits
-from skseg.losses import cross_entropy
+from skseg.inference import padded_side, predict_logits
+from skseg.losses import Criterion, Loss
 from skseg.metrics import confusion_matrix, scores
 from skseg.models import build_model, input_rule
 from skseg.optim import Schedule, build_optimizer
 
-CHECKPOINT_FORMAT = 1
+_STRIDE_16 = 4  # the index of the feature that has stride 16 unless the encoder is dilated
 
 
 class SegmentationTask(pl.LightningModule):
@@ -33,14 +38,17 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: number of encoder stages; smp's default when unset.
         encoder_output_stride: stride of the encoder's last stage; smp's default when unset.
         decoder: further arguments of the smp architecture, such as decoder_channels.
-        class_weights: how much a pixel of each class counts in the loss; all the same when unset.
         optimizer: a torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
             are not decayed.
         decoder_lr_factor: learning rate of the decoder over that of the encoder.
+        layer_decay: learning rate of each encoder stage over that of the next deeper one.
         schedule: learning rate over the run.
+        freeze: "encoder" trains the decoder alone; "encoder_norms" keeps the norms of the encoder
+            as they are, statistics too, for batches of a few images.
+        auxiliary_weight: factor of the loss of a further FCN head on the encoder's stage of
+            stride 16, in training only; 0 has none, 0.4 is usual.
+        loss: terms of the training loss, summed by their weights; cross-entropy when unset.
     """
-
-    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -54,10 +62,13 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: int | None = None,
         encoder_output_stride: int | None = None,
         decoder: dict[str, Any] | None = None,
-        class_weights: list[float] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         decoder_lr_factor: float = 1.0,
+        layer_decay: float = 1.0,
         schedule: Schedule = Schedule(),  # noqa: B008  frozen
+        freeze: Literal["encoder", "encoder_norms"] | None = None,
+        auxiliary_weight: float = 0.0,
+        loss: list[Loss] | None = None,
     ) -> None:
         super().__init__()
         # Plain values only: what a checkpoint needs to rebuild the model without any code in it.
@@ -86,57 +97,113 @@ class SegmentationTask(pl.LightningModule):
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
         self.input_rule = input_rule(self.model)
-        if class_weights is not None and len(class_weights) != len(class_names):
-            raise UserError(
-                f"model.class_weights has {len(class_weights)} numbers for "
-                f"{len(class_names)} classes"
-            )
-        weights = None if class_weights is None else torch.tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
         self.make_optimizer = optimizer
         self.decoder_lr_factor = decoder_lr_factor
         self.schedule = schedule
+        self.layer_decay = layer_decay
+        self.frozen = _freeze(self.model, freeze)
+        self.auxiliary_weight = auxiliary_weight
+        self.auxiliary = _auxiliary_head(self.model, len(class_names)) if auxiliary_weight else None
+        self.criterion = Criterion(loss or [Loss()], len(class_names))
         self.confusion = confusion_matrix(len(class_names))
+        self.val_loss = MeanMetric()  # over all labelled pixels
         self.last_confusion: Tensor | None = None  # of the newest validation
 
     def forward(self, image: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] of any size to logits [B, K, H, W]."""
         return predict_logits(self.model, image, self.input_rule)
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but frozen parts, which stay in eval mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule over the whole run, stepped by iteration."""
         total = int(self.trainer.estimated_stepping_batches)
         optimizer, scheduler = build_optimizer(
-            self.make_optimizer, self.schedule, self.model, self.decoder_lr_factor, total
+            self.make_optimizer,
+            self.schedule,
+            self.model,
+            total,
+            decoder_lr_factor=self.decoder_lr_factor,
+            layer_decay=self.layer_decay,
+            auxiliary=self.auxiliary,
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch of crops."""
-        loss, _ = self._step(batch, "train")
-        return loss
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the `loss` of a batch of crops, and what to `log` of it.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        image, mask = batch["image"], batch["mask"]
+        if self.auxiliary is None:
+            loss, terms = self.criterion(self(image), mask)
+        else:
+            logits, auxiliary = self._both_logits(image)
+            loss, terms = self.criterion(logits, mask)
+            extra, _ = self.criterion(auxiliary, mask)
+            loss, terms = loss + self.auxiliary_weight * extra, terms | {"auxiliary": extra}
+        if not loss.isfinite():
+            raise UserError(
+                f"the loss is {loss.item()} in step {self.global_step + 1}, on the images "
+                f"{', '.join(batch['name'])}; the newest checkpoint is of before. Lower the "
+                "learning rate, warm up, or clip gradients (--trainer.gradient_clip_val)"
+            )
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        log = {"train/loss": loss.detach()}
+        if len(terms) > 1:
+            log |= {f"train/{name}": term.detach() for name, term in terms.items()}
+        return {"loss": loss, "log": log}
+
+    def _both_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the model and of the auxiliary head, both [B, K, H, W]."""
+        features: list[Tensor] = []
+        # A hook, because the encoder runs within smp's model, and must run once.
+        hook = self.model.encoder.register_forward_hook(  # type: ignore[union-attr]
+            lambda module, inputs, outputs: features.append(outputs[_STRIDE_16])
+        )
+        try:
+            logits: Tensor = self(image)
+        finally:
+            hook.remove()
+        assert self.auxiliary is not None
+        height, width = image.shape[-2:]
+        size = (padded_side(height, self.input_rule), padded_side(width, self.input_rule))
+        coarse = self.auxiliary(features[0])
+        auxiliary = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        return logits, auxiliary[..., :height, :width]
+
+    def on_validation_epoch_start(self) -> None:
+        """Take process 0's norm statistics, which are those of the checkpoint."""
+        if self.trainer.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count a batch of whole images; return its class indices [B, H, W], uint8."""
-        _, logits = self._step(batch, "val")
+        logits: Tensor = self(batch["image"])  # [B, K, H, W]
+        labelled = (batch["mask"] != VOID).sum()
+        # Plain cross-entropy whatever is trained on, so that runs compare.
+        total = F.cross_entropy(logits, batch["mask"], ignore_index=VOID, reduction="sum")
+        self.val_loss.update(total / labelled.clamp(min=1), labelled)
         predicted = logits.argmax(1)
         self.confusion.update(predicted, batch["mask"])
         return predicted.to(torch.uint8)
-
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        logits = self(batch["image"])  # [B, K, H, W]
-        loss = cross_entropy(logits, batch["mask"], self.class_weights)
-        size = len(batch["name"])
-        self.log(f"{stage}/loss", loss, batch_size=size, prog_bar=True, sync_dist=stage != "train")
-        return loss, logits
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole set, over all processes."""
         self.last_confusion = self.confusion.compute()
         self.confusion.reset()
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
         values = scores(self.last_confusion)
         self.log("val/miou", values["miou"], prog_bar=True)
         self.log("val/pixel_accuracy", values["pixel_accuracy"])
@@ -146,7 +213,9 @@ class SegmentationTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what `load_model` needs."""
-        checkpoint["skseg"] = {"format": CHECKPOINT_FORMAT, "task": self.spec}
+        # Of two sets of weights, `state_dict` has those that are validated, and so does this say.
+        weights = "averaged" if "averaging_state" in checkpoint else "trained"
+        checkpoint["skseg"] = {"format": CHECKPOINT_FORMAT, "task": self.spec, "weights": weights}
 
 
 def load_model(path: str | Path) -> SegmentationTask:
@@ -162,21 +231,34 @@ def load_model(path: str | Path) -> SegmentationTask:
     Raises:
         UserError: no such file, or not a checkpoint of this project.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes may be, torch raises all kinds of errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path}: cannot be read safely ({reason})") from error
-    record = checkpoint.get("skseg") if isinstance(checkpoint, dict) else None
-    if record is None:
-        raise UserError(f"checkpoint {path}: not written by skseg's fit")
-    if record["format"] != CHECKPOINT_FORMAT:
-        raise UserError(
-            f"checkpoint {path}: format {record['format']}, this version reads {CHECKPOINT_FORMAT}"
-        )
-    task = SegmentationTask(**record["task"])
-    task.load_state_dict(checkpoint["state_dict"])
+    checkpoint = read_checkpoint(path)
+    task = SegmentationTask(**checkpoint["skseg"]["task"])
+    state = checkpoint["state_dict"]
+    task.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
     return task.eval()
+
+
+def _freeze(model: nn.Module, what: str | None) -> list[nn.Module]:
+    """Stop the training of parts of a model; return the modules to keep in eval mode."""
+    if what is None:
+        return []
+    encoder = model.encoder
+    assert isinstance(encoder, nn.Module)
+    frozen = [encoder]
+    if what == "encoder_norms":
+        norms = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+        frozen = [module for module in encoder.modules() if isinstance(module, norms)]
+    for module in frozen:
+        module.requires_grad_(False).eval()
+    return frozen
+
+
+def _auxiliary_head(model: nn.Module, num_classes: int) -> nn.Module:
+    channels = list(model.encoder.out_channels)  # type: ignore[arg-type, union-attr]
+    if len(channels) <= _STRIDE_16:
+        raise UserError(
+            f"model.auxiliary_weight wants a stage of stride 16: encoder_depth of at least "
+            f"{_STRIDE_16}, not {len(channels) - 1}"
+        )
+    head: nn.Module = FCNHead(channels[_STRIDE_16], num_classes)
+    return head

@@ -1,5 +1,6 @@
 """A user's mistakes on the command line of fit: one clear error, no stack trace, nothing made."""
 
+import csv
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from skseg.callbacks import SavePredictions
 from skseg.cli import find_run, fit
@@ -32,7 +34,6 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--model.encoder_name", "sknet5"], "unknown encoder 'sknet5'; near: sknet50"),
         (["--model.arch", "unnet"], "unknown architecture 'unnet'; near: unet"),
         (["--model.decoder", "{decoder_chanels: 3}"], "fpn has no argument 'decoder_chanels'"),
-        (["--model.class_weights", "[1,2]"], "class_weights has 2 numbers for 19 classes"),
         (["--data.name", "street"], "no data set 'street'"),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
         (["--data.batch_size", "99"], "data.batch_size is 99"),
@@ -133,6 +134,47 @@ def test_one_image_a_batch_is_explained(
 
 def test_crops_of_any_size_train(streets_root: Path, tmp_path: Path) -> None:
     assert fit(arguments(streets_root, tmp_path / "run", "--data.crop_size", "[50,70]")) == 0
+
+
+def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:
+    """Named in a file, as users do, with class weights from the data."""
+    config = tmp_path / "losses.yaml"
+    config.write_text(
+        """
+model:
+  loss:
+    - {name: cross_entropy, class_weights: data, label_smoothing: 0.1}
+    - {name: ohem, class_weights: data, min_kept: 100}
+    - {name: dice, weight: 0.5}
+    - {name: lovasz}
+    - {name: focal, gamma: 1.5}
+"""
+    )
+    more = ["--config", str(config), "--trainer.log_every_n_steps", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    names = ["loss", "cross_entropy", "ohem", "dice", "lovasz", "focal"]
+    total, *terms = (float(row[f"train/{name}"]) for name in names)
+    factors = (1, 1, 0.5, 1, 1)
+    assert total == pytest.approx(sum(f * t for f, t in zip(factors, terms, strict=True)), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The checkpoint of before stays."""
+    huge = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30"]
+    huge += ["--model.schedule.warmup_steps", "0", "--checkpoint_every", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *huge, "--trainer.max_epochs", "9")) == 2
+    error = capsys.readouterr().err
+    assert "not finite" in error or "the loss is nan" in error
+    stems = [path.name for path in (streets_root / "gtFine" / "train").glob("*/*labelIds.png")]
+    assert any(stem.removesuffix("_gtFine_labelIds.png") in error for stem in stems)
+    assert "Traceback" not in error
+    for path in (tmp_path / "run").glob("checkpoints/*"):  # of before, if there was a before
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
 
 
 def test_find_run_prefers_the_newest_checkpoint(

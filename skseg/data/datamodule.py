@@ -1,11 +1,14 @@
 """The datamodule: from a data set's name to the loaders of a run."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 from skseg.data.dataset import Sample, SegmentationDataset
@@ -72,6 +75,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.eval_split = eval_split
+        self._position = (0, 0)  # epoch, and batches of it that are done, where training starts
         self._check()
 
     @property
@@ -107,8 +111,16 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Random crops in batches of `batch_size` over all devices; the last short one is left."""
-        sampler = TrainSampler(len(self.train_set), self.seed, self._rank, self._world_size)
         batch_size = self.batch_size // self._world_size
+        epoch, batches = self._position
+        sampler = TrainSampler(
+            len(self.train_set),
+            self.seed,
+            self._rank,
+            self._world_size,
+            epoch=epoch,
+            start=batches * batch_size,
+        )
         return self._loader(self.train_set, sampler, batch_size=batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -120,6 +132,30 @@ class SegmentationDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Sample]:
         """The same as `val_dataloader`."""
         return self.val_dataloader()
+
+    def train_counts(self) -> torch.Tensor:
+        """Count the labelled pixels of each class in the training set's masks: int64 `[K]`.
+
+        Raises:
+            UserError: A mask cannot be read, or has values that stand for no class.
+        """
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        for pair in track(self.train_set.pairs, "class weights", transient=True):
+            pixels = np.bincount(self.spec.read_mask(pair.mask).ravel(), minlength=256)
+            counts += torch.from_numpy(pixels[: self.num_classes])
+        return counts
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training is, for a checkpoint: its epoch, and how many batches of it are done."""
+        assert self.trainer is not None
+        epoch, batches = self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
+        if batches >= self.trainer.num_training_batches:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Make `train_dataloader` start where a checkpoint was made."""
+        self._position = state_dict["epoch"], state_dict["batches"]
 
     @property
     def _rank(self) -> int:
@@ -138,7 +174,10 @@ class SegmentationDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_use_one_thread,
+            worker_init_fn=_init_worker,
+            # Else each iterator draws a number from torch's own generator, and what the network
+            # draws would depend on how many there have been.
+            generator=torch.Generator(),
             **kwargs,
         )
 
@@ -175,6 +214,9 @@ class SegmentationDataModule(pl.LightningDataModule):
             )
 
 
-def _use_one_thread(worker: int) -> None:
+def _init_worker(worker: int) -> None:
     # Workers run side by side; cv2's own threads on top would only get in each other's way.
     cv2.setNumThreads(0)
+    # A job's SIGTERM may go to all of its processes. The first one still needs these to save; it
+    # ends them by other means.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -146,16 +146,21 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    def __getitem__(self, key: int | tuple[int, int] | None) -> Sample:
         """Reads and transforms one pair.
 
         Args:
             key: An index, or an index and a seed: with a seed the sample depends on nothing
-                else, whichever worker draws it; without one a random transform is random.
+                else, whichever worker draws it; without one a random transform is random. None
+                gives the first pair with all of its mask void.
 
         Raises:
             UserError: A file cannot be read, or image and mask do not fit; names the file.
         """
+        if key is None:
+            sample = self[0]
+            sample["mask"].fill_(VOID)
+            return sample
         index, seed = key if isinstance(key, tuple) else (key, None)
         pair = self.pairs[index]
         image, mask = read_pair(self.spec, pair)

@@ -132,7 +132,9 @@ class _FusedUnit(torch.autograd.Function):
         g, ones, gy, y = kernels.gradient_sums(maps, scale, shift, grad)
         d_attention = scale * gy + shift * g
         wanted = [pooled, *(p for p in attention_parameters if p.requires_grad)]
-        d_pooled, *d_wanted = torch.autograd.grad(attention, wanted, d_attention)
+        # Kept, because the caller may go through the whole graph again.
+        grads = torch.autograd.grad(attention, wanted, d_attention, retain_graph=True)
+        d_pooled, *d_wanted = grads
         left = iter(d_wanted)
         d_attention_parameters = [
             next(left) if p.requires_grad else None for p in attention_parameters

@@ -27,9 +27,24 @@ def test_ranks_draw_equally_many_and_no_sample_twice(size, world_size, seed, epo
 
 @given(sizes, worlds)
 def test_every_sample_is_evaluated_exactly_once(size, world_size):
-    samplers = [EvalSampler(size, rank, world_size) for rank in range(world_size)]
-    assert sorted(i for sampler in samplers for i in sampler) == list(range(size))
-    assert sum(map(len, samplers)) == size
+    shares = [list(EvalSampler(size, rank, world_size)) for rank in range(world_size)]
+    drawn = [index for share in shares for index in share]
+    assert sorted(index for index in drawn if index is not None) == list(range(size))
+    assert len({len(share) for share in shares}) == 1
+    assert drawn.count(None) < world_size
+
+
+@given(sizes, worlds, st.data())
+def test_an_epoch_goes_on_where_it_was_left(size, world_size, data):
+    whole = TrainSampler(size, 3, 0, world_size, epoch=2)
+    start = data.draw(st.integers(0, len(whole)))
+    rest = TrainSampler(size, 3, 0, world_size, epoch=2, start=start)
+    rest.set_epoch(2)
+    assert list(rest) == list(whole)[start:]
+    assert len(rest) == len(whole)  # Lightning counts on from the start
+    for sampler in (whole, rest):
+        sampler.set_epoch(3)
+    assert list(rest) == list(whole)
 
 
 @given(st.integers(20, 60), worlds, st.integers(0, 2**32))

@@ -227,6 +227,15 @@ def test_the_same_bits_every_time() -> None:
         assert torch.equal(a, c)
 
 
+def test_backward_twice_through_one_graph() -> None:
+    unit = SKConv2d(32, groups=8)
+    x = torch.randn(2, 32, 8, 8, requires_grad=True)
+    out = unit(x).square().sum()
+    first = torch.autograd.grad(out, x, retain_graph=True)
+    second = torch.autograd.grad(out, x)
+    assert torch.equal(first[0], second[0])
+
+
 def test_frozen_input_and_frozen_weights() -> None:
     unit = SKConv2d(32, groups=8)
     x = torch.randn(2, 32, 8, 8)

@@ -1,0 +1,166 @@
+"""A run that was stopped at any moment and resumed is, to the bit, one that was not."""
+
+import csv
+import itertools
+import multiprocessing
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from running import REPOSITORY
+from killed_fit import before, run, sigterm_before, writing
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["killed_fit"])
+
+
+def arguments(root: Path, folder: Path, *more: object) -> list[str]:
+    """Three epochs of three steps with dropout in the decoder."""
+    return [
+        *("--config", str(REPOSITORY / "configs" / "streets.yaml"), "--run_dir", str(folder)),
+        *("--data.root", str(root), "--data.batch_size", "1", "--data.crop_size", "[64,64]"),
+        *("--data.num_workers", "0"),
+        *("--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"),
+        *("--trainer.limit_train_batches", "3", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
+        *("--model.schedule.warmup_steps", "2", "--wandb.enabled", "false"),
+        *map(str, more),
+    ]
+
+
+def fit(args: list[str], output: Path, prepare=None, at: int = 0) -> int:
+    """Fit in a process of its own; return its exit code, negative for a signal."""
+    process = processes.Process(target=run, args=(args, output, prepare, at))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(a: object, b: object, where: str = "checkpoint") -> None:
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """All that training depends on, and all that was logged, is equal."""
+    assert rows(a) == rows(b)
+    first, second = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (a, b)
+    )
+    # The rest, Lightning's own counters, tells which process did what.
+    left_out = ("loops", "callbacks")
+    for checkpoint in (first, second):
+        for key in left_out:
+            del checkpoint[key]
+    assert_same(first, second)
+
+
+@pytest.fixture(scope="module")
+def whole(streets_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    output = folder / "output.txt"
+    assert fit(arguments(streets_root, folder / "run"), output) == 0, output.read_text()
+    return folder / "run"
+
+
+def test_runs_agree(whole: Path, streets_root: Path, tmp_path: Path) -> None:
+    """Also with another number of workers and with checkpoints in between."""
+    more = ["--data.num_workers", 2, "--checkpoint_every", 1]
+    assert fit(arguments(streets_root, tmp_path / "run", *more), tmp_path / "output.txt") == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def resume_until_done(args: list[str], output: Path, kills) -> int:
+    """Start, and go on after each kill; return how many there were."""
+    count, more = 0, []
+    for prepare, at in kills:
+        code = fit([*args, *more], output, prepare, at)
+        if code == 0:
+            return count
+        assert code == -signal.SIGKILL, output.read_text()
+        count, more = count + 1, ["--ckpt_path", "last"]
+    raise AssertionError("never done")
+
+
+@pytest.mark.parametrize(
+    "steps", [(2, 3, 8), pytest.param(range(2, 9), marks=pytest.mark.slow)], ids=["some", "every"]
+)
+def test_killed_before_a_step(
+    steps: Iterable[int], whole: Path, streets_root: Path, tmp_path: Path
+) -> None:
+    """In the middle of epochs and at their beginnings; step 3 begins the second."""
+    args = arguments(streets_root, tmp_path / "run", "--checkpoint_every", 1)
+    kills = [*((before, step) for step in steps), (None, 0)]
+    assert resume_until_done(args, tmp_path / "output.txt", kills) == len(kills) - 1
+    assert_same_run(whole, tmp_path / "run")
+    assert "not resumable" not in (tmp_path / "output.txt").read_text()
+
+
+def test_killed_while_writing_a_checkpoint(whole: Path, streets_root: Path, tmp_path: Path) -> None:
+    """Each process writes one checkpoint and dies in the second."""
+    args = arguments(streets_root, tmp_path / "run", "--checkpoint_every", 2)
+    kills = itertools.repeat((writing, 2))
+    assert resume_until_done(args, tmp_path / "output.txt", kills) >= 3
+    assert_same_run(whole, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_lost_steps_are_done_again_and_logged_once(
+    whole: Path, streets_root: Path, tmp_path: Path
+) -> None:
+    """Killed at step 5, with a checkpoint of step 3 only."""
+    args = arguments(streets_root, tmp_path / "run")
+    assert fit(args, tmp_path / "output.txt", before, 5) == -signal.SIGKILL
+    with (tmp_path / "run" / "metrics.csv").open("a") as file:
+        file.write("2,0.1,0.")  # and while a row was written
+    assert fit([*args, "--ckpt_path", "last"], tmp_path / "output.txt") == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_sigterm_saves_first(whole: Path, streets_root: Path, tmp_path: Path) -> None:
+    args = arguments(streets_root, tmp_path / "run", "--data.num_workers", 1)
+    output = tmp_path / "output.txt"
+    assert fit(args, output, sigterm_before, 4) == 128 + signal.SIGTERM
+    assert "after step 5; go on with --ckpt_path last" in output.read_text()
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 5
+    assert fit([*args, "--ckpt_path", "last"], output) == 0
+    assert "Traceback" not in output.read_text()
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--trainer.accumulate_grad_batches", 2],
+        ["--trainer.val_check_interval", 2, "--trainer.check_val_every_n_epoch", "null"],
+        ["--trainer.max_epochs", -1, "--trainer.max_steps", 9],
+    ],
+    ids=lambda more: more[0],
+)
+def test_other_loops_resume_too(more: list, streets_root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    assert fit(arguments(streets_root, tmp_path / "whole", *more), output) == 0
+    args = arguments(streets_root, tmp_path / "run", *more, "--checkpoint_every", 1)
+    kills = zip(itertools.repeat(before), itertools.count(2), strict=False)
+    assert resume_until_done(args, output, kills) >= 3
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
