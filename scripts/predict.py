@@ -6,6 +6,7 @@ from pathlib import Path
 
 from skseg.errors import UserError
 from skseg.inference import add_inference_flags, inference_settings
+from skseg.nn import optimize_for_inference
 from skseg.prediction import predict_files
 from skseg.task import load_model
 
@@ -21,6 +22,7 @@ def main() -> int:
     try:
         settings = inference_settings(args)
         task = load_model(args.ckpt_path)
+        task.model = optimize_for_inference(task.model)
         written = predict_files(task, args.input, args.output, settings, args.num_workers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -33,11 +33,14 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: number of encoder stages; smp's default when unset.
         encoder_output_stride: stride of the encoder's last stage; smp's default when unset.
         decoder: further arguments of the smp architecture, such as decoder_channels.
+        class_weights: how much a pixel of each class counts in the loss; all the same when unset.
         optimizer: a torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
             are not decayed.
         decoder_lr_factor: learning rate of the decoder over that of the encoder.
         schedule: learning rate over the run.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: int | None = None,
         encoder_output_stride: int | None = None,
         decoder: dict[str, Any] | None = None,
+        class_weights: list[float] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         decoder_lr_factor: float = 1.0,
         schedule: Schedule = Schedule(),  # noqa: B008  frozen
@@ -82,6 +86,13 @@ class SegmentationTask(pl.LightningModule):
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
         self.input_rule = input_rule(self.model)
+        if class_weights is not None and len(class_weights) != len(class_names):
+            raise UserError(
+                f"model.class_weights has {len(class_weights)} numbers for "
+                f"{len(class_names)} classes"
+            )
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.make_optimizer = optimizer
         self.decoder_lr_factor = decoder_lr_factor
         self.schedule = schedule
@@ -117,7 +128,7 @@ class SegmentationTask(pl.LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         logits = self(batch["image"])  # [B, K, H, W]
-        loss = cross_entropy(logits, batch["mask"])
+        loss = cross_entropy(logits, batch["mask"], self.class_weights)
         size = len(batch["name"])
         self.log(f"{stage}/loss", loss, batch_size=size, prog_bar=True, sync_dist=stage != "train")
         return loss, logits

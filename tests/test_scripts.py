@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, run_script
+from running import REPOSITORY, run_script
 from wandb_file import read_run
 
 import skseg

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import run_script
+from running import run_script
 
 from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, VOID, get_dataset, read_pair
 from skseg.errors import UserError
