@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     settings = inference_settings(args)
     task = load_model(args.ckpt_path)
     other = load_model(args.compare) if args.compare else None
-    spec = get_dataset(args.name)
+    spec = get_dataset(args.name, args.root)
     root = args.root or Path("data") / args.name
     submission = None
     if args.submission:

@@ -121,7 +121,7 @@ def evaluate(
     Raises:
         UserError: no such data, or its classes are not the model's.
     """
-    spec = get_dataset(data_name)
+    spec = get_dataset(data_name, root)
     check_classes(task, spec)
     pairs = spec.pairs(Path(root), split)
     kept = set(np.linspace(0, len(pairs) - 1, samples).astype(int).tolist())

@@ -144,10 +144,14 @@ def test_every_config_trains(
 ) -> None:
     """Smaller crops, fewer steps, the same everything else."""
     data = yaml.safe_load(config.read_text())["data"]["name"]
+    own = tmp_path / "own"
+    shutil.copytree(camvid_root, own)
+    (own / "classes.yaml").write_text(f"names: [{', '.join(f'class {i}' for i in range(12))}]")
+    roots = {"camvid": camvid_root, "folder": own}
     done = run_script(
         "fit",
         *("--config", config, "--run_dir", tmp_path / "run"),
-        *("--data.root", camvid_root if data == "camvid" else streets_root),
+        *("--data.root", roots.get(data, streets_root)),
         *("--data.batch_size", 2, "--data.crop_size", "[64,64]", "--data.num_workers", 0),
         *("--trainer.max_steps", 2, "--trainer.check_val_every_n_epoch", 1),
         *("--trainer.log_every_n_steps", 1, "--wandb.enabled", "false"),

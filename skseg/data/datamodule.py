@@ -44,7 +44,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         """Checks the values; files are looked for in `setup`.
 
         Args:
-            name: The data set: cityscapes, camvid or streets.
+            name: The data set: cityscapes, camvid, streets, or folder for one's own.
             root: Its directory; data/NAME if not given.
             batch_size: Training samples in a step, over all devices together.
             crop_size: Height and width of the training crops.
@@ -62,9 +62,9 @@ class SegmentationDataModule(pl.LightningDataModule):
             UserError: A value is out of its range, or there is no such data set or split.
         """
         super().__init__()
-        self.spec = get_dataset(name)
         self.name = name
         self.root = Path(root or f"data/{name}")
+        self.spec = get_dataset(name, self.root)
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.scale = scale

@@ -63,7 +63,8 @@ def remap(mask: IndexMask, classes: Mapping[int, int], path: Path) -> IndexMask:
 
     Args:
         mask: uint8 `[H, W]`.
-        classes: The class index, or `VOID`, for each value that may occur. 255 is always void.
+        classes: The class index, or `VOID`, for each value that may occur. 255 is void if it has
+            none.
         path: The mask's file, for the error message.
 
     Returns:
@@ -73,17 +74,28 @@ def remap(mask: IndexMask, classes: Mapping[int, int], path: Path) -> IndexMask:
         UserError: A value has no entry in `classes`.
     """
     table = np.full(256, _UNKNOWN, np.uint8)
-    table[list(classes)] = list(classes.values())
     table[VOID] = VOID
+    table[list(classes)] = list(classes.values())
     indices = table[mask]
     unknown = indices == _UNKNOWN
     if unknown.any():
         values = ", ".join(map(str, np.unique(mask[unknown])[:10]))
         raise UserError(
             f"{path}: mask value(s) {values} stand for no class; "
-            f"allowed are {min(classes)} to {max(classes)}, and {VOID} for void"
+            f"allowed are {_ranges(classes)}, and {VOID} for void"
         )
     return indices
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """Say which whole numbers there are: "0 to 10, 12"."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def by_name(files: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:

@@ -21,6 +21,6 @@ def test_an_unknown_name_gets_a_near_one():
 
 def test_a_far_name_gets_the_list():
     with pytest.raises(
-        UserError, match=r"no data set 'zzz'; there are cityscapes, camvid, streets$"
+        UserError, match=r"no data set 'zzz'; there are cityscapes, camvid, streets, folder$"
     ):
         get_dataset("zzz")
