@@ -14,21 +14,34 @@ from skseg.task import load_model
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ckpt_path", required=True, type=Path, help="checkpoint of a run")
-    parser.add_argument("--input", required=True, type=Path, help="a picture, or a folder of them")
+    parser.add_argument("--input", required=True, help="a picture, a folder, or a quoted pattern")
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that read pictures")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also NAME.npz: float16 [classes, H, W]"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
     add_inference_flags(parser)
     args = parser.parse_args()
+    failed = written = 0
     try:
         settings = inference_settings(args)
         task = load_model(args.ckpt_path)
         task.model = optimize_for_inference(task.model)
-        written = predict_files(task, args.input, args.output, settings, args.num_workers)
+        for done in predict_files(
+            task, args.input, args.output, settings, args.probabilities, args.overwrite
+        ):
+            if done.error:
+                print(f"error: {done.error}", file=sys.stderr)
+                failed += 1
+            else:
+                written += 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{written} label maps and overlays in {args.output}")
-    return 0
+    if failed:
+        print(f"{failed} of {written + failed} pictures failed", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class SegmentationCLI(LightningCLI):
         config = self.config
         stem = Path(str(config.config[0])).stem if config.get("config") else "fit"
         self.run_dir, ckpt_path = find_run(config.run_dir, config.ckpt_path, stem)
-        self.checkpoint = read_checkpoint(ckpt_path) if ckpt_path else None
+        self.checkpoint: dict[str, Any] | None = read_checkpoint(ckpt_path) if ckpt_path else None
         self.ckpt_path = ckpt_path
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -103,6 +103,18 @@ class SegmentationCLI(LightningCLI):
         if tracking.enabled and given is not False and is_main_process():
             loggers.append(wandb_logger(tracking, self.run_dir))
         return [*loggers, *(_as_list(given) if not isinstance(given, bool) else [])]
+
+    def check_resumed_model(self) -> None:
+        """Raise UserError where the checkpoint to go on from is of another network."""
+        if self.checkpoint is None:
+            return
+        for key, value in self.model.spec.items():
+            before = self.checkpoint["skseg"]["task"].get(key)
+            if before != value:
+                raise UserError(
+                    f"--ckpt_path {self.ckpt_path}: {key} is {before!r} in the checkpoint, "
+                    f"{value!r} here"
+                )
 
     def save_config(self) -> None:
         """Write the full configuration to the run folder and to the loggers."""
@@ -211,6 +223,7 @@ def fit(args: list[str] | None = None) -> int:
         )
         cli.datamodule.trainer = cli.trainer  # knows the number of devices
         cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
+        cli.check_resumed_model()
         if cli.model.criterion.wants_class_weights:
             weights = inverse_log_weights(cli.datamodule.train_counts())
             cli.model.criterion.set_class_weights(weights)

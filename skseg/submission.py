@@ -1,14 +1,18 @@
 """Label maps for the Cityscapes benchmark server and for its evaluation scripts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
 
-from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE, DatasetSpec
+from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE, DatasetSpec, read_image
 from skseg.errors import UserError
-from skseg.inference import InferenceSettings
-from skseg.prediction import segment, write_png
+from skseg.evaluation import best_device
+from skseg.inference import InferenceSettings, predict
+from skseg.prediction import write_png
 from skseg.report import Image
 from skseg.task import SegmentationTask
 
@@ -72,9 +76,22 @@ class Submission:
 
     def write_all(self, task: SegmentationTask, settings: InferenceSettings, workers: int) -> None:
         """Segment and write every image, for a split without masks."""
-        segmented = segment(task, list(self.images.values()), settings, workers)
-        for name, (_, indices) in zip(self.images, segmented, strict=True):
-            self.write(name, indices)
+        task = task.to(best_device()).eval()
+        loader = DataLoader(_Files([*self.images.values()]), batch_size=None, num_workers=workers)
+        pictures = track(loader, "predicting", total=len(self.images), transient=True)
+        for name, picture in zip(self.images, pictures, strict=True):
+            self.write(name, predict(task, np.asarray(picture), settings).indices)
+
+
+class _Files(Dataset[Image]):
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Image:
+        return read_image(self.paths[index])
 
 
 def _check_official(images: dict[str, Path], split: str) -> None:

@@ -35,7 +35,7 @@ ALLOWED = {
     "callbacks": {"contract", "report", "task"},
     "evaluation": {"errors", "data", "inference", "metrics", "report", "task"},
     "prediction": {"errors", "data", "evaluation", "inference", "report", "task"},
-    "submission": {"errors", "data", "inference", "prediction", "report", "task"},
+    "submission": {"errors", "data", "evaluation", "inference", "prediction", "report", "task"},
     "page": {"evaluation", "report"},
     "results": {"evaluation", "metrics", "page", "report", "task"},
     "cli": {

@@ -13,6 +13,8 @@ import torch
 from skseg.callbacks import SavePredictions
 from skseg.cli import find_run, fit
 from skseg.errors import UserError
+from skseg.models import ARCHS
+from skseg.task import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +136,55 @@ def test_one_image_a_batch_is_explained(
 
 def test_crops_of_any_size_train(streets_root: Path, tmp_path: Path) -> None:
     assert fit(arguments(streets_root, tmp_path / "run", "--data.crop_size", "[50,70]")) == 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_architecture_trains_and_comes_back(
+    arch: str, streets_root: Path, tmp_path: Path
+) -> None:
+    """One real step, and what its checkpoint says is what the network says."""
+    more = ["--model.arch", arch, "--model.decoder", "{}", "--trainer.limit_train_batches", "1"]
+    more += ["--trainer.limit_val_batches", "1", "--data.crop_size", "[128,128]"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 1
+    task = load_model(path)
+    assert task.spec["arch"] == arch
+    assert all(torch.equal(v, checkpoint["state_dict"][k]) for k, v in task.state_dict().items())
+    with torch.inference_mode():
+        assert task(torch.zeros(1, 3, 70, 90)).shape == (1, 19, 70, 90)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t", "mit_b0", "sknet_tiny_se"])
+def test_encoders_of_smp_and_timm_train(encoder: str, streets_root: Path, tmp_path: Path) -> None:
+    more = ["--model.encoder_name", encoder, "--trainer.limit_train_batches", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    assert (
+        load_model(tmp_path / "run" / "checkpoints" / "last.ckpt").spec["encoder_name"] == encoder
+    )
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = arguments(streets_root, tmp_path / "run")
+    assert fit(args) == 0
+    more = ["--model.encoder_name", "sknet_tiny_se", "--ckpt_path", "last"]
+    assert fit([*args, *more]) == 2
+    error = capsys.readouterr().err
+    assert "encoder_name is 'sknet_tiny' in the checkpoint, 'sknet_tiny_se' here" in error
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert fit([*args, "--ckpt_path", "last"]) == 2
+    assert "cannot be read safely" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert fit(arguments(streets_root, tmp_path / "file" / "run")) == 2
+    assert "file/run: cannot be made" in capsys.readouterr().err
 
 
 def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:
