@@ -31,7 +31,7 @@ lint: install  ## Check format, lint and types
 	$(BIN)/mypy
 
 test: lint  ## Check the code and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: install  ## Run the tests that are left out by default
 	$(BIN)/python -m pytest -m slow

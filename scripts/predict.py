@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from skseg.errors import UserError
+from skseg.inference import add_inference_flags, inference_settings
+from skseg.nn import optimize_for_inference
 from skseg.prediction import predict_files
 from skseg.task import load_model
 
@@ -18,12 +20,15 @@ def main() -> int:
         "--probabilities", action="store_true", help="also NAME.npz: float16 [classes, H, W]"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    add_inference_flags(parser)
     args = parser.parse_args()
     failed = written = 0
     try:
+        settings = inference_settings(args)
         task = load_model(args.ckpt_path)
+        task.model = optimize_for_inference(task.model)
         for done in predict_files(
-            task, args.input, args.output, args.probabilities, args.overwrite
+            task, args.input, args.output, settings, args.probabilities, args.overwrite
         ):
             if done.error:
                 print(f"error: {done.error}", file=sys.stderr)

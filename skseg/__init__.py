@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skseg.encoders import list_encoders
 from skseg.errors import UserError
 from skseg.models import build_model
-from skseg.nn import SKConv2d
+from skseg.nn import SKConv2d, optimize_for_inference
 
 if TYPE_CHECKING:
     from skseg.data import SegmentationDataModule
@@ -23,6 +23,7 @@ __all__ = [
     "build_model",
     "list_encoders",
     "load_model",
+    "optimize_for_inference",
 ]
 
 # Who only wants an encoder does not wait for Lightning and albumentations.

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from skseg.data import IMAGE_SUFFIXES, eval_transform, read_image
+from skseg.data import IMAGE_SUFFIXES, read_image
 from skseg.errors import UserError
 from skseg.evaluation import best_device
+from skseg.inference import InferenceSettings, predict, predict_bands
 from skseg.report import Image, overlay
 from skseg.task import SegmentationTask
 
@@ -33,6 +34,7 @@ def predict_files(
     task: SegmentationTask,
     source: str,
     output: Path,
+    settings: InferenceSettings = InferenceSettings(),  # noqa: B008  frozen
     probabilities: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Prediction]:
@@ -46,6 +48,7 @@ def predict_files(
         source: a picture, a folder whose pictures are taken, below it too, or a glob pattern.
         output: folder of the results, which keeps the structure below the source's folder, or
             below the folder of a pattern before its first wildcard.
+        settings: how pictures go through the network.
         probabilities: whether to write those.
         overwrite: whether to replace results that exist.
 
@@ -68,7 +71,7 @@ def predict_files(
         list(zip(pictures, results, strict=True)), "predicting", transient=True
     ):
         try:
-            _predict_file(task, path, files)
+            _predict_file(task, path, files, settings)
         except UserError as error:
             yield Prediction(path, error)
         else:
@@ -102,24 +105,30 @@ def find_pictures(source: str) -> tuple[Path, list[Path]]:
 
 
 @torch.inference_mode()
-def _predict_file(task: SegmentationTask, path: Path, files: list[Path]) -> None:
+def _predict_file(
+    task: SegmentationTask, path: Path, files: list[Path], settings: InferenceSettings
+) -> None:
     image = read_image(path)
-    transform = eval_transform(task.mean, task.std)
-    batch = transform(image=image)["image"][None].to(task.device)
-    logits = task(batch)[0]
-    indices = logits.argmax(0).cpu().numpy().astype(np.uint8)
+    indices = predict(task, image, settings).indices
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        files[0].write_bytes(_png(indices))
-        files[1].write_bytes(_png(overlay(image, indices, task.colors)[..., ::-1]))
+        write_png(files[0], indices)
+        write_png(files[1], overlay(image, indices, task.colors))
         for file in files[2:]:
-            np.savez_compressed(file, probabilities=logits.softmax(0).half().cpu().numpy())
+            bands = [p.half().cpu().numpy() for _, p in predict_bands(task, image, settings)]
+            np.savez_compressed(file, probabilities=np.concatenate(bands, axis=1))
     except OSError as error:
         raise UserError(f"{files[0]}: cannot be written ({error.strerror})") from error
 
 
-def _png(pixels: Image) -> bytes:
-    return bytes(cv2.imencode(".png", pixels)[1])
+def write_png(path: Path, pixels: Image) -> None:
+    """Write class indices [H, W] or an RGB picture [H, W, 3], both uint8.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    in_file_order = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    path.write_bytes(bytes(cv2.imencode(".png", in_file_order)[1]))
 
 
 def _check_results(pictures: list[Path], results: list[list[Path]], overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -32,6 +33,17 @@ class Sample(NamedTuple):
     prediction: Image
 
 
+def shrink(sample: Sample, longest: int = 1024) -> Sample:
+    """Return a sample no side of which is longer than `longest` pixels: enough for a report."""
+    step = -(-max(sample.truth.shape) // longest)
+    if step == 1:
+        return sample
+    truth, prediction = (np.ascontiguousarray(x[::step, ::step]) for x in sample[2:])
+    size = truth.shape[::-1]
+    image = np.asarray(cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return Sample(sample.name, image, truth, prediction)
+
+
 def to_picture(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image:
     """Undo the normalisation of a [3, H, W] float image: [H, W, 3] uint8 RGB."""
     pixels = image.detach().float().cpu().permute(1, 2, 0).numpy()
@@ -48,8 +60,17 @@ def colorize(indices: Image, colors: Colors) -> Image:
 
 def overlay(image: Image, indices: Image, colors: Colors, opacity: float = 0.5) -> Image:
     """Lay painted classes over an image [H, W, 3]; void stays clear."""
-    painted = opacity * colorize(indices, colors) + (1 - opacity) * image
-    return np.where(indices[..., None] == VOID, image, painted.round().astype(np.uint8))
+    painted = cv2.addWeighted(colorize(indices, colors), opacity, image, 1 - opacity, 0)
+    cv2.copyTo(image, (indices == VOID).astype(np.uint8), painted)
+    return np.asarray(painted, dtype=np.uint8)
+
+
+def paint_errors(sample: Sample) -> Image:
+    """Paint where a prediction is wrong red, where it is right light grey, and void white."""
+    painted = np.full((*sample.truth.shape, 3), 225, np.uint8)
+    painted[sample.truth != sample.prediction] = (200, 30, 45)
+    painted[sample.truth == VOID] = 255
+    return painted
 
 
 def plot_samples(samples: Sequence[Sample], class_names: Sequence[str], colors: Colors) -> Figure:
@@ -80,19 +101,73 @@ def plot_samples(samples: Sequence[Sample], class_names: Sequence[str], colors: 
     return figure
 
 
+COLUMNS = {
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "boundary_iou": "boundary IoU",
+    "boundary_f": "boundary F",
+}
+"""The scores by class of an evaluation record, and what people call them."""
+
+
 def iou_table(record: dict[str, Any], title: str) -> Table:
-    """Tabulate an evaluation record by class, in percent; a dash where undefined."""
+    """Tabulate an evaluation record by class, in percent; a dash where undefined.
+
+    Args:
+        record: a result of `skseg.metrics.evaluation_record` or `full_record`.
+        title: of the table.
+    """
+    columns = {key: name for key, name in COLUMNS.items() if key in record}
     table = Table(title=title)
     table.add_column("class")
-    table.add_column("IoU %", justify="right")
-    table.add_column("accuracy %", justify="right")
-    for name, iou in record["iou"].items():
-        table.add_row(name, _percent(iou), _percent(record["accuracy"][name]))
+    for name in columns.values():
+        table.add_column(f"{name} %", justify="right")
+    for name in record["iou"]:
+        table.add_row(name, *(percent(record[key][name]) for key in columns))
     table.add_section()
-    table.add_row("mean", _percent(record["miou"]), _percent(record["mean_accuracy"]), style="bold")
-    table.caption = f"pixel accuracy {_percent(record['pixel_accuracy'])} %"
+    means = {"iou": "miou", "recall": "mean_accuracy"}
+    means |= {"boundary_iou": "boundary_miou", "boundary_f": "boundary_mean_f"}
+    cells = (percent(record[means[key]]) if key in means else "" for key in columns)
+    table.add_row("mean", *cells, style="bold")
+    table.caption = f"pixel accuracy {percent(record['pixel_accuracy'])} %"
+    if record.get("miou_interval"):
+        low, high = map(percent, record["miou_interval"])
+        table.caption += f", 95 % interval of mIoU {low} to {high}"
     return table
 
 
-def _percent(value: float | None) -> str:
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """Tabulate two models' IoU by class, in percent, and what is known of the difference.
+
+    Args:
+        comparison: a result of `skseg.evaluation.compare`.
+    """
+    table = Table(title="IoU %")
+    table.add_column("class")
+    for name in ("other", "this", "difference"):
+        table.add_column(name, justify="right")
+    for name, (first, second) in comparison["iou"].items():
+        table.add_row(name, percent(first), percent(second), difference(first, second))
+    table.add_section()
+    first, second = comparison["miou"]
+    means = (percent(first), percent(second), difference(first, second))
+    table.add_row("mean", *means, style="bold")
+    if comparison["interval"]:
+        low, high = comparison["interval"]
+        table.caption = (
+            f"95 % interval of the difference {100 * low:+.2f} to {100 * high:+.2f}, "
+            f"p = {comparison['p_value']:.4f} (paired bootstrap over images)"
+        )
+    return table
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction in percent, a dash where undefined."""
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def difference(first: float | None, second: float | None) -> str:
+    """Write second minus first in points of percent, a dash where undefined."""
+    return "-" if first is None or second is None else f"{100 * (second - first):+.2f}"

@@ -1,17 +1,16 @@
 """Small data sets as real files, drawn once a session."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-# Before torch starts its threads: tests run side by side with loaders' workers on few cores.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch starts its threads: tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import cv2
 import numpy as np
 import pytest
+from running import run_script
 
 from skseg.data.streets import draw_dataset
 
@@ -39,15 +38,6 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cv2.imwrite(str(root / split / "images" / f"{split}{i}.jpg"), image)
             cv2.imwrite(str(root / split / "masks" / f"{split}{i}.png"), mask)
     return root
-
-
-REPOSITORY = Path(__file__).parents[1]
-
-
-def run_script(name: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Run scripts/NAME.py as a user does, from the repository."""
-    command = [sys.executable, f"scripts/{name}.py", *map(str, args)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ ALLOWED = {
     "training": {"errors", "contract"},
     "metrics": {"contract"},
     "optim": {"errors"},
-    "inference": {"models"},
+    "inference": {"errors", "models"},
     "data": {"errors", "contract"},
     "report": {"contract"},
     "task": {
@@ -34,8 +34,11 @@ ALLOWED = {
     },
     "checking": {"errors", "data", "losses", "report"},
     "callbacks": {"contract", "report", "task"},
-    "evaluation": {"errors", "data", "metrics", "report", "task"},
-    "prediction": {"errors", "data", "evaluation", "report", "task"},
+    "evaluation": {"errors", "data", "inference", "metrics", "report", "task"},
+    "prediction": {"errors", "data", "evaluation", "inference", "report", "task"},
+    "submission": {"errors", "data", "evaluation", "inference", "prediction", "report", "task"},
+    "page": {"evaluation", "report"},
+    "results": {"evaluation", "metrics", "page", "report", "task"},
     "cli": {
         *("errors", "data", "losses", "metrics", "report", "task"),
         *("callbacks", "checkpoints", "loggers", "training"),

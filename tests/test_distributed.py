@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_script
+from running import REPOSITORY, run_script
 from wandb_file import read_run
 
 from skseg import load_model
@@ -59,7 +59,7 @@ def test_processes_count_every_image_once(
         path.unlink()
         (root / "gtFine" / "val" / path.parent.name / mask).unlink()
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
-    alone, _ = evaluate(load_model(checkpoint), "streets", root, "val", num_workers=0)
+    alone = evaluate(load_model(checkpoint), "streets", root, "val", num_workers=0).record
     assert alone["images"] == images
     shared = validate(checkpoint, root, devices, tmp_path / "out.pt")
     assert shared["confusion"].tolist() == alone["confusion"]

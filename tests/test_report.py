@@ -7,7 +7,16 @@ import torch
 from rich.console import Console
 
 from skseg.contract import VOID
-from skseg.report import Sample, colorize, iou_table, overlay, plot_samples, to_picture
+from skseg.report import (
+    Sample,
+    colorize,
+    iou_table,
+    overlay,
+    paint_errors,
+    plot_samples,
+    shrink,
+    to_picture,
+)
 
 COLORS = [(200, 0, 0), (0, 200, 0)]
 
@@ -44,7 +53,7 @@ def test_table_prints_percent_and_dashes() -> None:
         "mean_accuracy": None,
         "pixel_accuracy": 0.98765,
         "iou": {"sky": 0.12345, "train": None},
-        "accuracy": {"sky": 1.0, "train": None},
+        "recall": {"sky": 1.0, "train": None},
     }
     console = Console(width=80)
     with console.capture() as capture:
@@ -65,3 +74,23 @@ def test_samples_need_not_share_a_size() -> None:
     ]  # fmt: skip
     assert len(plot_samples(samples, ["a"], COLORS[:1]).axes) == 6
     assert pytest.approx(12.2) == plot_samples(samples, ["a"], COLORS[:1]).get_size_inches()[0]
+
+
+def test_errors_are_red_and_void_is_white() -> None:
+    truth = np.array([[0, 1, VOID]], np.uint8)
+    sample = Sample("x", np.zeros((1, 3, 3), np.uint8), truth, np.array([[0, 0, 1]], np.uint8))
+    grey, red, white = paint_errors(sample)[0].tolist()
+    assert grey[0] == grey[1] == grey[2] < 255
+    assert red[0] > 2 * red[1]
+    assert white == [255, 255, 255]
+
+
+def test_large_samples_are_shrunk_together() -> None:
+    truth = np.arange(50, dtype=np.uint8).repeat(2)[:, None].repeat(30, 1)
+    sample = Sample("x", truth[..., None].repeat(3, 2), truth, truth + 1)
+    small = shrink(sample, 50)
+    assert small.image.shape == (50, 15, 3)
+    assert (small.truth[:, 0] == np.arange(50)).all()
+    assert (small.image[..., 0] == small.truth).all()
+    assert (small.prediction == small.truth + 1).all()
+    assert shrink(sample, 100) is sample

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from killed_fit import before, run, sigterm_before, writing
+from running import REPOSITORY
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["killed_fit"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, run_script
+from running import REPOSITORY, run_script
 from wandb_file import read_run
 
 import skseg
@@ -81,7 +81,7 @@ def test_evaluate_agrees_with_the_last_validation(
         last_value(run_dir, "val/pixel_accuracy"), abs=1e-6
     )
     assert list(record["iou"]) == list(get_dataset("streets").classes.names)
-    assert record["accuracy"]["train"] is None  # never drawn
+    assert record["recall"]["train"] is None  # never drawn
     assert record["images"] == 3
     assert sum(map(sum, record["confusion"])) <= 3 * 64 * 128
     assert f"{100 * record['miou']:.2f}" in done.stdout

@@ -4,6 +4,7 @@ A new data set is one file with a `DatasetSpec` and one row in `registry.DATASET
 """
 
 from skseg.contract import VOID
+from skseg.data.cityscapes import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE
 from skseg.data.datamodule import SegmentationDataModule
 from skseg.data.dataset import ClassTable, DatasetSpec, Pair, Sample, SegmentationDataset, read_pair
 from skseg.data.files import IMAGE_SUFFIXES, read_image
@@ -15,6 +16,9 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_SUFFIXES",
+    "LABEL_IDS",
+    "OFFICIAL_COUNTS",
+    "OFFICIAL_SIZE",
     "VOID",
     "ClassTable",
     "DatasetSpec",

@@ -32,6 +32,23 @@ _TRAINED = (
 LABEL_IDS = {name: label_id for label_id, name, _ in _TRAINED}
 """The label id of each training class by its name."""
 
+OFFICIAL_COUNTS = {"val": 500, "test": 1525}
+"""The number of images of the splits that can be submitted."""
+
+OFFICIAL_SIZE = (1024, 2048)
+"""Height and width of every image."""
+
+# The first label id of each category that counts, likewise from `labels.py`.
+_CATEGORIES = {
+    7: "flat",
+    11: "construction",
+    17: "object",
+    21: "nature",
+    23: "sky",
+    24: "human",
+    26: "vehicle",
+}
+
 _FROM_LABEL_ID = dict.fromkeys(range(34), VOID) | {
     label_id: index for index, (label_id, *_) in enumerate(_TRAINED)
 }
@@ -73,6 +90,10 @@ CITYSCAPES = DatasetSpec(
     classes=ClassTable(
         names=tuple(name for _, name, _ in _TRAINED),
         colors=tuple(color for *_, color in _TRAINED),
+        categories=tuple(
+            _CATEGORIES[max(first for first in _CATEGORIES if first <= label_id)]
+            for label_id, *_ in _TRAINED
+        ),
     ),
     splits=("train", "val", "test"),
     find=find,

@@ -43,13 +43,16 @@ class ClassTable:
     Attributes:
         names: A name for each class.
         colors: An RGB colour for each class, 0 to 255.
+        categories: The category of each class, where the data set has such.
     """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
+    categories: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.names) == len(self.colors), "a colour for each name"
+        assert self.categories is None or len(self.names) == len(self.categories)
         assert len(self.names) < VOID, "class indices must stay below void"
 
     def __len__(self) -> int:

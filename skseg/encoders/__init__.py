@@ -1,6 +1,6 @@
 """Encoders, registered in timm and segmentation-models-pytorch when this package is imported."""
 
-from skseg.encoders.sknet import NETWORKS, SKBottleneck, SKNetEncoder
+from skseg.encoders.sknet import NETWORKS, TRUNKS, SKBottleneck, SKNetEncoder
 
 
 def list_encoders() -> list[str]:
@@ -8,4 +8,4 @@ def list_encoders() -> list[str]:
     return sorted(NETWORKS)
 
 
-__all__ = ["NETWORKS", "SKBottleneck", "SKNetEncoder", "list_encoders"]
+__all__ = ["NETWORKS", "TRUNKS", "SKBottleneck", "SKNetEncoder", "list_encoders"]

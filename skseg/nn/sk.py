@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skseg.errors import UserError
+from skseg.nn.fused import ConvNormAct, fused_unit, is_fusable
 
 FuseNorm = Literal["batch", "layer", "none"]
 Select = Literal["attention", "sum", "mean"]
@@ -32,23 +33,6 @@ class Branch(NamedTuple):
 
 PAPER_BRANCHES = (Branch(3, 1), Branch(3, 2))
 ARTICLE_BRANCHES = (Branch(3, 1), Branch(5, 1))
-
-
-class ConvNormAct(nn.Module):
-    """Convolution, norm and activation: what each branch does to the input."""
-
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module, act: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = norm  # named as in timm, whose weights load by these names
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C_in, H, W] to [B, C_out, H', W']."""
-        x = self.conv(x)
-        x = self.bn(x)
-        x = self.act(x)
-        return x
 
 
 class FuseBatchNorm(nn.BatchNorm1d):
@@ -115,6 +99,26 @@ class SKAttention(nn.Module):
         z = self.act(self.bn(self.fc_reduce(pooled)))
         logits = self.fc_select(z).unflatten(1, (self.branches, -1))
         return torch.softmax(logits, dim=1)
+
+
+def pooled_sum(maps: list[Tensor]) -> Tensor:
+    """Average the sum of maps [B, C, H, W] over the image: [B, C]."""
+    # The mean of the sum is the sum of the means: no pass over a summed map.
+    pooled = maps[0].mean(dim=(2, 3))
+    for u in maps[1:]:
+        pooled = pooled + u.mean(dim=(2, 3))
+    return pooled
+
+
+def weighted_sum(maps: list[Tensor], attention: Tensor) -> Tensor:
+    """Sum M maps [B, C, H, W] with weights [B, M, C] that sum to 1 over the maps."""
+    weights = attention[:, :, :, None, None]
+    if len(maps) == 2:
+        return torch.lerp(maps[1], maps[0], weights[:, 0])  # one pass
+    out = maps[0] * weights[:, 0]
+    for i in range(1, len(maps)):
+        out = torch.addcmul(out, maps[i], weights[:, i])
+    return out
 
 
 class SKConv2d(nn.Module):
@@ -223,26 +227,21 @@ class SKConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, ceil(H / stride), ceil(W / stride)]."""
+        # TorchScript reads nested conditions only, so not one `if`.
+        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
+            if is_fusable(self, x):
+                return fused_unit(self, x)
         maps: list[Tensor] = []
         inputs = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
         for i, path in enumerate(self.paths):
             maps.append(path(inputs[i]))  # [B, C, H', W']
 
-        if self.attn is None:
-            out = maps[0]
-            for u in maps[1:]:
-                out = out + u
-            return out / len(maps) if self.select == "mean" else out
-
-        # The mean of the sum is the sum of the means: no pass over a summed map.
-        pooled = maps[0].mean(dim=(2, 3))
+        if self.attn is not None:
+            return weighted_sum(maps, self.attn(pooled_sum(maps)))
+        out = maps[0]
         for u in maps[1:]:
-            pooled = pooled + u.mean(dim=(2, 3))  # [B, C]
-        attention = self.attn(pooled)[:, :, :, None, None]  # [B, M, C, 1, 1]
-        out = maps[0] * attention[:, 0]
-        for i in range(1, len(maps)):
-            out = torch.addcmul(out, maps[i], attention[:, i])
-        return out
+            out = out + u
+        return out / len(maps) if self.select == "mean" else out
 
     def extra_repr(self) -> str:
         """What the children do not show."""
@@ -306,9 +305,9 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         return hook
 
     handles = [
-        module.attn.register_forward_hook(hook_for(name))
+        module.register_forward_hook(hook_for(name.removesuffix("attn").removesuffix(".")))
         for name, module in model.named_modules()
-        if isinstance(module, SKConv2d) and module.attn is not None
+        if isinstance(module, SKAttention)
     ]
     try:
         yield recorded

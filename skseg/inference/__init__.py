@@ -1,0 +1,24 @@
+"""From pictures of any size to logits, probabilities and class indices of that size.
+
+One path for validation, evaluation, prediction and studies. The network sees a picture whole or
+window by window, at one scale or several, mirrored or not: logits are averaged over windows,
+probabilities over scales and mirror images. A picture is worked through from top to bottom, so
+that logits take memory by its width and the window's height, not by its area.
+"""
+
+from skseg.inference.logits import Network, normalize, padded_side, predict_logits
+from skseg.inference.predict import Prediction, predict, predict_bands
+from skseg.inference.settings import InferenceSettings, add_inference_flags, inference_settings
+
+__all__ = [
+    "InferenceSettings",
+    "Network",
+    "Prediction",
+    "add_inference_flags",
+    "inference_settings",
+    "normalize",
+    "padded_side",
+    "predict",
+    "predict_bands",
+    "predict_logits",
+]

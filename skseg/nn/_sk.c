@@ -1,0 +1,40 @@
+/* Kernels of the SK unit for x86-64 CPUs with AVX2 or AVX-512: float32, channels last.
+ *
+ * A plain shared library, called through ctypes by kernels.py; without it, or on another CPU, everything runs
+ * on torch's own operations. _sk.h holds the kernels, written with GCC's vector types, and is compiled once for
+ * each instruction set.
+ *
+ * What they gain over one operation after the other: the branches' convolutions share one pass over the input
+ * and leave norms' sums and pooled features behind on their way; norm, ReLU, pooling and selection read each
+ * map once; convolutions with four channels a group fill whole vectors. */
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_BRANCHES 8
+#define G 4 /* channels a group of the convolutions here; with more, torch's are as fast */
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define FN(name) JOIN(name, ISA)
+
+#define ISA avx512
+#define V 16
+#define TILE 16 /* accumulators: half of 32 registers */
+#define TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#include "_sk.h"
+
+#define ISA avx2
+#define V 8
+#define TILE 8 /* half of 16 registers */
+#define TARGET __attribute__((target("arch=x86-64-v3")))
+#include "_sk.h"
+
+/* Lanes of the widest vectors this CPU has kernels for; 0 without any. */
+int sk_lanes(void) {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd"))
+        return 16;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 0;
+}

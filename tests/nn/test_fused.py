@@ -1,0 +1,258 @@
+"""The compiled kernels against torch's own operations in float64."""
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from skseg.nn import SKConv2d, kernels, record_attention
+from skseg.nn.fused import is_fusable
+
+needs_kernels = pytest.mark.skipif(
+    not kernels.available(), reason="the kernels are not built or do not suit this CPU"
+)
+pytestmark = needs_kernels
+
+
+def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
+    value, expected = value.detach().double(), expected.detach()
+    return float((value - expected).abs().max() / expected.abs().max())
+
+
+def randomize(module: nn.Module) -> None:
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias)
+            nn.init.normal_(m.running_mean)
+            nn.init.uniform_(m.running_var, 0.5, 2)
+
+
+@given(
+    groups=st.sampled_from([4, 8, 12]),
+    per_group=st.sampled_from([4, 8]),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    dilations=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_convolutions_and_their_gradients(
+    groups, per_group, batch, height, width, dilations, seed
+) -> None:
+    channels = groups * per_group
+    if channels % kernels.LANES or not kernels.has_conv(channels, groups):
+        return
+    torch.manual_seed(seed)
+    x = torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
+    weights = [torch.randn(channels, 4, 3, 3) for _ in dilations]
+    maps, sums = kernels.conv(x, [kernels.pack(w) for w in weights], dilations)
+    leaf = x.double().requires_grad_()
+    leaves = [w.double().requires_grad_() for w in weights]
+    expected = [
+        torch.conv2d(leaf, w, None, 1, d, d, groups) for w, d in zip(leaves, dilations, strict=True)
+    ]
+    grads = [torch.randn_like(m) for m in maps]
+    torch.autograd.backward(expected, [g.double() for g in grads])
+    d_x = torch.empty_like(x)
+    kernels.conv_transposed(grads, [kernels.pack_transposed(w) for w in weights], dilations, d_x)
+    assert relative(d_x, leaf.grad) < 1e-5
+    d_weights = kernels.weight_gradients(x, grads, dilations)
+    for m in range(len(dilations)):
+        assert relative(maps[m], expected[m]) < 1e-5
+        assert relative(d_weights[m], leaves[m].grad) < 1e-5
+        assert relative(sums[:, m, 1], expected[m].square().sum((2, 3))) < 1e-5
+
+
+UNITS = {
+    "four a group": ({"groups": 8}, (3, 32, 20, 17)),
+    "eight a group": ({"groups": 4}, (3, 32, 9, 18)),
+    "dense": ({"groups": 1}, (2, 16, 7, 7)),
+    "layer norm": ({"groups": 8, "fuse_norm": "layer"}, (2, 32, 9, 9)),
+    "three branches": ({"groups": 8, "branches": [(3, 1), (3, 2), (3, 3)]}, (2, 32, 12, 33)),
+    "dilated": ({"groups": 8, "dilation": 4}, (2, 32, 10, 11)),
+    "biased fuse": ({"groups": 8, "fuse_bias": True, "fuse_norm": "none"}, (2, 32, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "one norm frozen"])
+@pytest.mark.parametrize("case", UNITS)
+def test_unit_and_all_gradients_equal_torch(case: str, mode: str) -> None:
+    """As near to float64 as torch's own float32, within its scatter."""
+    arguments, shape = UNITS[case]
+    torch.manual_seed(1)
+    unit = SKConv2d(shape[1], **arguments)
+    randomize(unit)
+    reference = copy.deepcopy(unit).double()
+    plain = copy.deepcopy(unit)
+    x, grad = torch.randn(shape), torch.randn(shape)
+    results = []
+    for module in (unit, reference, plain):
+        module.train(mode != "eval")
+        if mode == "one norm frozen":
+            module.paths[1].bn.eval()
+        dtype = module.paths[0].conv.weight.dtype
+        leaf = x.clone().to(dtype).requires_grad_()
+        if module is plain:
+            with kernels.disabled():
+                assert not is_fusable(module, leaf)
+                out = module(leaf)
+        else:
+            assert is_fusable(module, leaf) == (module is unit)
+            out = module(leaf)
+        out.backward(grad.to(dtype))
+        gradients = [p.grad for p in module.parameters()]
+        results.append([out, leaf.grad, *gradients, *module.buffers()])
+    for i, (mine, exact, torchs) in enumerate(zip(*results, strict=True)):
+        scatter = (torchs - exact).abs().max()
+        allowed = max(2e-5 * exact.abs().max(), 10 * scatter) + 1e-7
+        assert (mine - exact).abs().max() <= allowed, i
+
+
+def test_it_keeps_three_maps_for_backward() -> None:
+    x = torch.randn(2, 32, 64, 64, requires_grad=True)
+    unit = SKConv2d(32, groups=8)
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = unit(x)
+    for p in unit.parameters():
+        kept.pop(p.untyped_storage().data_ptr(), None)
+    assert sum(kept.values()) / (x.numel() * 4) < 3.1
+    out.sum().backward()
+
+
+def test_one_module_used_twice_and_checkpointing() -> None:
+    torch.manual_seed(0)
+    unit = SKConv2d(32, groups=8, fuse_norm="layer")
+    x = torch.randn(2, 32, 9, 9)
+
+    def gradients(run) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+        model = copy.deepcopy(unit)
+        leaf = x.clone().requires_grad_()
+        run(model, leaf).square().mean().backward()
+        return [leaf.grad, *(p.grad for p in model.parameters())]
+
+    with kernels.disabled():
+        expected = gradients(lambda m, t: m(m(t)))
+    twice = gradients(lambda m, t: m(m(t)))
+    checkpointed = gradients(
+        lambda m, t: checkpoint(m, checkpoint(m, t, use_reentrant=False), use_reentrant=False)
+    )
+    for mine, again, other in zip(twice, checkpointed, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(again, mine, rtol=1e-5, atol=1e-8)
+
+
+def test_attention_is_recorded_and_inner_hooks_still_run() -> None:
+    unit = SKConv2d(32, groups=8).eval()
+    x = torch.randn(2, 32, 9, 9)
+    with record_attention(unit) as fast:
+        unit(x)
+    with record_attention(unit) as slow, kernels.disabled():
+        unit(x)
+    torch.testing.assert_close(fast[""], slow[""])
+    seen = []
+    handle = unit.paths[0].conv.register_forward_hook(lambda *_: seen.append(1))
+    assert not is_fusable(unit, x)
+    unit(x)
+    assert seen == [1]
+    handle.remove()
+    assert is_fusable(unit, x)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        SKConv2d(32, groups=8, stride=2),
+        SKConv2d(32, 64, groups=8),
+        SKConv2d(32, groups=8, split_input=True),
+        SKConv2d(32, groups=8, branches=[(3,), (5,)]),
+        SKConv2d(32, groups=8, act_layer=nn.SiLU),
+        SKConv2d(32, groups=8, bias=True),
+        SKConv2d(32, groups=8, norm_layer=lambda c: nn.GroupNorm(4, c)),
+        SKConv2d(24, groups=4 if kernels.LANES == 16 else 6, branches=[(3, 1, 2), (3, 2)]),
+        SKConv2d(32, groups=8, select="sum"),
+    ],
+    ids=lambda u: u.extra_repr(),
+)
+def test_what_the_kernels_do_not_know_runs_on_torch(unit: SKConv2d) -> None:
+    x = torch.randn(2, unit.in_channels, 8, 8)
+    assert not is_fusable(unit, x)
+    unit(x).mean().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_run_on_torch(dtype: torch.dtype) -> None:
+    unit = SKConv2d(32, groups=8, fuse_norm="layer").to(dtype)
+    x = torch.randn(2, 32, 8, 8, dtype=dtype)
+    assert not is_fusable(unit, x)
+    assert unit(x).dtype is dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_fusable(SKConv2d(32, groups=8), torch.randn(2, 32, 8, 8))
+
+
+def test_any_memory_format_and_slices() -> None:
+    torch.manual_seed(0)
+    unit = SKConv2d(32, groups=8).eval()
+    big = torch.randn(4, 64, 12, 20)
+    for x in (big[:, :32], big[1:3, 32:, ::2, 1:], big.permute(0, 1, 3, 2)[:, 16:48]):
+        with kernels.disabled():
+            expected = unit(x)
+        torch.testing.assert_close(unit(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_bits_every_time() -> None:
+    torch.manual_seed(0)
+    unit = SKConv2d(64, groups=16)
+    x = torch.randn(3, 64, 33, 20)
+    runs = []
+    for _ in range(3):
+        model = copy.deepcopy(unit)
+        leaf = x.clone().requires_grad_()
+        model(leaf).square().sum().backward()
+        runs.append([leaf.grad, *(p.grad for p in model.parameters())])
+    for a, b, c in zip(*runs, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_backward_twice_through_one_graph() -> None:
+    unit = SKConv2d(32, groups=8)
+    x = torch.randn(2, 32, 8, 8, requires_grad=True)
+    out = unit(x).square().sum()
+    first = torch.autograd.grad(out, x, retain_graph=True)
+    second = torch.autograd.grad(out, x)
+    assert torch.equal(first[0], second[0])
+
+
+def test_frozen_input_and_frozen_weights() -> None:
+    unit = SKConv2d(32, groups=8)
+    x = torch.randn(2, 32, 8, 8)
+    unit(x).sum().backward()  # the input wants no gradient
+    assert unit.paths[0].conv.weight.grad is not None
+    unit.requires_grad_(False)
+    leaf = x.clone().requires_grad_()
+    unit(leaf).sum().backward()
+    assert leaf.grad is not None
+
+
+def test_a_unit_is_saved_and_loaded() -> None:
+    unit = SKConv2d(32, groups=8).eval()
+    file = io.BytesIO()
+    torch.save(unit.state_dict(), file)
+    file.seek(0)
+    other = SKConv2d(32, groups=8).eval()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    x = torch.randn(1, 32, 8, 8)
+    assert torch.equal(unit(x), other(x))
