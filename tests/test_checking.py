@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import run_script
+from running import run_script
 
 from skseg.checking import check_split, contact_sheet
 from skseg.data import get_dataset
