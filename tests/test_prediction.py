@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
 from PIL import Image
+from running import run_script
 
 from skseg import load_model
 from skseg.errors import UserError
