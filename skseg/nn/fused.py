@@ -69,7 +69,9 @@ def is_fusable(unit: "SKConv2d", x: Tensor) -> bool:
     Its norms must be batch norms. Hooks on what the kernels replace would not run, and autocast
     would not apply.
     """
-    if not kernels.fits(x) or torch.is_autocast_enabled("cpu") or not fits_kernels(unit):
+    if torch.is_autocast_enabled("cpu") or not fits_kernels(unit):
+        return False
+    if not all(kernels.fits(x, path.conv.weight) for path in paths_of(unit)):
         return False
     return all(
         type(path.bn) is nn.BatchNorm2d and path.bn.affine and path.conv.bias is None

@@ -46,13 +46,22 @@ def disabled() -> Iterator[None]:
         _ENABLED = before
 
 
-def fits(x: Tensor) -> bool:
-    """Whether the kernels take maps like this one: [B, C, H, W] float32 on the CPU."""
+def fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels take an input of a convolution of as many channels in as out.
+
+    They know nothing of types and sizes: what does not match here would be read as it is not.
+
+    Args:
+        x: [B, C, H, W], to be float32 on the CPU.
+        weight: of the convolution, its first dimension C, to be alike.
+    """
     return (
         available()
-        and x.device.type == "cpu"
-        and x.dtype is torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype is weight.dtype is torch.float32
+        and x.dim() == 4
         and x.numel() > 0
+        and x.shape[1] == weight.shape[0]
         and x.shape[1] % LANES == 0
     )
 

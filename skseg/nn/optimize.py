@@ -46,7 +46,7 @@ class FoldedSKConv2d(nn.Module):
         """Map [B, C_in, H, W] to [B, C_out, ceil(H / stride), ceil(W / stride)]."""
         # TorchScript reads nested conditions only, so not one `if`.
         if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
-            if self.fits_kernels and kernels.fits(x) and not torch.is_autocast_enabled("cpu"):
+            if self.fits_kernels and self._fits(x):
                 return self._on_kernels(x)
         maps: list[Tensor] = []
         inputs = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
@@ -54,6 +54,11 @@ class FoldedSKConv2d(nn.Module):
             maps.append(path(inputs[i]))
         out: Tensor = weighted_sum(maps, self.attn(pooled_sum(maps)))
         return out
+
+    @torch.jit.unused
+    def _fits(self, x: Tensor) -> bool:
+        weight = paths_of(self)[0].conv.weight
+        return kernels.fits(x, weight) and not torch.is_autocast_enabled("cpu")
 
     @torch.jit.unused
     def _on_kernels(self, x: Tensor) -> Tensor:

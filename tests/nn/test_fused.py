@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from skseg.nn import SKConv2d, kernels, record_attention
+from skseg.nn import SKConv2d, kernels, optimize_for_inference, record_attention
 from skseg.nn.fused import is_fusable
 
 needs_kernels = pytest.mark.skipif(
@@ -35,7 +35,6 @@ def randomize(module: nn.Module) -> None:
 
 @given(
     groups=st.sampled_from([4, 8, 12]),
-    per_group=st.sampled_from([4, 8]),
     batch=st.integers(1, 3),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -43,12 +42,9 @@ def randomize(module: nn.Module) -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
-def test_convolutions_and_their_gradients(
-    groups, per_group, batch, height, width, dilations, seed
-) -> None:
-    channels = groups * per_group
-    if channels % kernels.LANES or not kernels.has_conv(channels, groups):
-        return
+def test_convolutions_and_their_gradients(groups, batch, height, width, dilations, seed) -> None:
+    channels = 4 * groups
+    assert kernels.has_conv(channels, groups)
     torch.manual_seed(seed)
     x = torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
     weights = [torch.randn(channels, 4, 3, 3) for _ in dilations]
@@ -113,6 +109,42 @@ def test_unit_and_all_gradients_equal_torch(case: str, mode: str) -> None:
         scatter = (torchs - exact).abs().max()
         allowed = max(2e-5 * exact.abs().max(), 10 * scatter) + 1e-7
         assert (mine - exact).abs().max() <= allowed, i
+
+
+@pytest.mark.skipif(kernels.LANES != 16, reason="this CPU has no AVX-512 beside AVX2")
+@pytest.mark.parametrize("case", UNITS)
+def test_avx2_equals_avx512(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, shape = UNITS[case]
+    torch.manual_seed(1)
+    unit = SKConv2d(shape[1], **arguments)
+    randomize(unit)
+    x, grad = torch.randn(shape), torch.randn(shape)
+    results = []
+    for lanes in (8, 16):
+        monkeypatch.setattr(kernels, "LANES", lanes)
+        module, leaf = copy.deepcopy(unit), x.clone().requires_grad_()
+        assert is_fusable(module, leaf)
+        module.eval()(leaf).backward(grad)
+        results.append([leaf.grad, *(p.grad for p in module.parameters())])
+    for narrow, wide in zip(*results, strict=True):
+        assert (narrow - wide).abs().max() <= 1e-5 * wide.abs().max()
+
+
+def test_a_wrong_input_is_torchs_error_and_never_read() -> None:
+    unit = SKConv2d(32, groups=8)
+    folded = optimize_for_inference(unit)
+    wrong = {
+        "64 channels": torch.randn(2, 64, 8, 8),
+        "16 channels": torch.randn(2, 16, 8, 8),
+        "no batch": torch.randn(32, 8),
+    }
+    for x in wrong.values():
+        for module in (unit, folded):
+            with pytest.raises(RuntimeError):
+                module(x)
+    for module in (copy.deepcopy(unit).double(), copy.deepcopy(folded).double()):
+        with pytest.raises(RuntimeError, match=r"type|dtype"):
+            module(torch.randn(2, 32, 8, 8))
 
 
 def test_it_keeps_three_maps_for_backward() -> None:
