@@ -48,8 +48,12 @@ class Loss:
     min_kept: int | None = None
     gamma: float | None = None
 
-    def __post_init__(self) -> None:
-        for key in set().union(*_OPTIONS.values()):
+    def check(self) -> None:
+        """Raise UserError where the values do not fit the loss.
+
+        Not when it is made: the parser, trying what a list of these may be, would bury the error.
+        """
+        for key in sorted(set().union(*_OPTIONS.values())):  # the same error every time
             if getattr(self, key) is not None and key not in _OPTIONS[self.name]:
                 names = " and ".join(name for name, keys in _OPTIONS.items() if key in keys)
                 raise UserError(f"model.loss: {key} belongs to {names}; {self.name} has none")
@@ -87,6 +91,7 @@ class Criterion(nn.Module):
             raise UserError(f"model.loss is {names}; it must be one or more different losses")
         self.losses = losses
         for loss in losses:
+            loss.check()
             given = loss.class_weights
             if isinstance(given, list) and len(given) != num_classes:
                 raise UserError(

@@ -36,6 +36,10 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--model.encoder_name", "sknet5"], "unknown encoder 'sknet5'; near: sknet50"),
         (["--model.arch", "unnet"], "unknown architecture 'unnet'; near: unet"),
         (["--model.decoder", "{decoder_chanels: 3}"], "fpn has no argument 'decoder_chanels'"),
+        (
+            ["--model.loss", "null", "--model.loss", "[{name: focal, min_kept: 2}]"],
+            "model.loss: min_kept belongs to ohem; focal has none",
+        ),
         (["--data.name", "street"], "no data set 'street'"),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
         (["--data.batch_size", "99"], "data.batch_size is 99"),
