@@ -145,7 +145,7 @@ def measurements(
         seconds = race(lambda: networks(encoder), x, training, max(2, rounds // 3))
         yield f"network, {mode}", encoder, seconds
     for scale in (1, 2, 4, 8):
-        x = torch.randn(1, 128, 64, 64 * scale, device=device)
+        x = torch.randn(2, 128, 64, 64 * scale, device=device)  # two: Fuse has a batch norm
         yield "growth with pixels", f"{scale}x", race(lambda: units(128), x, True, rounds)
     x = torch.randn(4, 128, 32, 32, device=device)
     for count in (2, 3, 4):
@@ -187,6 +187,9 @@ def show(console: Console, results: dict[str, dict[str, dict[str, float]]]) -> N
         console.print(table)
 
 
+COLORS = {"convolutions": "tab:gray", "SK unit": "tab:blue", "timm": "tab:orange"}
+
+
 def plot(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     """Times over those of the bare convolutions, and growth."""
     figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained")
@@ -195,15 +198,28 @@ def plot(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
         rows = results[group]
         for offset, name in enumerate(("SK unit", "timm")):
             heights = [r[name] / r["convolutions"] for r in rows.values()]
-            axis.bar([i + 0.4 * offset for i in range(len(rows))], heights, 0.4, label=name)
+            axis.bar(
+                [i + 0.4 * offset for i in range(len(rows))],
+                heights,
+                0.4,
+                label=name,
+                color=COLORS[name],
+            )
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set_xticks([i + 0.2 for i in range(len(rows))], list(rows), rotation=40, ha="right")
         axis.set_title(f"{group}\ntime / its convolutions", fontsize=10)
+        axis.margins(y=0.25)  # room for the legend
         axis.legend(fontsize=8)
     for axis, group in zip(axes[2:], ("growth with pixels", "growth with branches"), strict=True):
         rows = results[group]
         for name in next(iter(rows.values())):
-            axis.plot(list(rows), [1000 * r[name] for r in rows.values()], "o-", label=name)
+            axis.plot(
+                list(rows),
+                [1000 * r[name] for r in rows.values()],
+                "o-",
+                label=name,
+                color=COLORS[name],
+            )
         axis.set_title(f"{group}\ntraining step, ms", fontsize=10)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=8)

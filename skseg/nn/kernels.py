@@ -168,6 +168,7 @@ def select(
     attention: Tensor,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    in_place: bool = False,
 ) -> Tensor:
     """Sum the branches by their attention, after norm and ReLU where a scale is given.
 
@@ -176,9 +177,11 @@ def select(
         attention: [B, M, C].
         scale: [M, C] of relu(map * scale + shift).
         shift: likewise.
+        in_place: whether the first map may be overwritten, and returned: a map fewer to allocate,
+            whose page faults cost more than the sum.
     """
     b, c, h, w = maps[0].shape
-    out = torch.empty_like(maps[0])
+    out = maps[0] if in_place else torch.empty_like(maps[0])
     norm = (None, None) if scale is None or shift is None else (_p(scale), _p(shift))
     _call("sk_select", len(maps), _ps(maps), *norm, _p(attention), _p(out), b, h * w, c)
     return out

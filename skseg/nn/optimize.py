@@ -66,7 +66,7 @@ class FoldedSKConv2d(nn.Module):
         if self.has_conv:  # bias, ReLU and pooling on the convolutions' way
             maps, sums = kernels.conv(x, [*self.packed], self.dilations, [*self.biases], relu=True)
             pooled = sums[:, :, 0].sum(1) / (x.shape[2] * x.shape[3])
-            return kernels.select(maps, self.attn(pooled).contiguous())
+            return kernels.select(maps, self.attn(pooled).contiguous(), in_place=True)
         # torch's convolutions; bias and ReLU wait for the passes that read the maps anyway
         maps = [
             torch.conv2d(x, path.conv.weight, None, 1, d, d, self.groups)
@@ -74,7 +74,7 @@ class FoldedSKConv2d(nn.Module):
         ]
         maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]
         attention = self.attn(kernels.pool(maps, self.ones, self.biases)).contiguous()
-        return kernels.select(maps, attention, self.ones, self.biases)
+        return kernels.select(maps, attention, self.ones, self.biases, in_place=True)
 
 
 def optimize_for_inference(model: nn.Module, example: Tensor | None = None) -> nn.Module:
