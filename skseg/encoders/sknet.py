@@ -6,6 +6,8 @@ weights and hubs work as timm's do. Within a trunk only the block differs:
     NAME        SK[2, G, 16] in place of the 3x3 convolution
     NAME_plain  the 3x3 convolution
     NAME_se     the 3x3 convolution, and squeeze-and-excitation (ratio 16) on the block's output
+    NAME_sum    the branches of NAME, added without attention
+    NAME_wide   the 3x3 convolution, of so many more channels that the network has NAME's parameters
 """
 
 from functools import partial
@@ -79,6 +81,8 @@ TRUNKS: dict[str, dict[str, Any]] = {
     "sknet101": {"layers": (3, 4, 23, 3), **_RESNEXT},
     "sknet_tiny": _TINY,
 }
+# base_width of NAME_wide: parameters within 1.5 % of NAME's, of sknet_tiny's within 0.1 %.
+_WIDE = {"sknet26": 4.5, "sknet50": 4.5, "sknet101": 4.5, "sknet_tiny": 10.25}
 _SE = {"attn_layer": partial(SEModule, rd_ratio=1 / 16)}
 
 
@@ -89,12 +93,18 @@ def _networks() -> dict[str, dict[str, Any]]:
         tiny = name == "sknet_tiny"
         plain = NarrowBottleneck if tiny else Bottleneck
         sk = NarrowSKBottleneck if tiny else SKBottleneck
-        sk_args = {"sk_kwargs": {"fuse_norm": "layer"}} if tiny else {}
+        sk_kwargs = {"fuse_norm": "layer"} if tiny else {}
         # As timm's SK networks, none starts with zeros in the last norm of a block.
         trunk = {**trunk, "zero_init_last": False}
-        networks[name] = {**trunk, "block": sk, "block_args": sk_args}
+        networks[name] = {**trunk, "block": sk, "block_args": {"sk_kwargs": sk_kwargs}}
         networks[f"{name}_plain"] = {**trunk, "block": plain}
         networks[f"{name}_se"] = {**trunk, "block": plain, "block_args": _SE}
+        networks[f"{name}_sum"] = {
+            **trunk,
+            "block": sk,
+            "block_args": {"sk_kwargs": {"select": "sum"}},
+        }
+        networks[f"{name}_wide"] = {**trunk, "block": plain, "base_width": _WIDE[name]}
     return networks
 
 

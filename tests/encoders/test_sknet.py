@@ -14,7 +14,7 @@ import skseg
 from skseg.nn import SKConv2d
 
 NAMES = skseg.list_encoders()
-TINY = ["sknet_tiny", "sknet_tiny_plain", "sknet_tiny_se"]
+TINY = [f"sknet_tiny{twin}" for twin in ("", "_plain", "_se", "_sum", "_wide")]
 STRIDES = [1, 2, 4, 8, 16, 32]
 
 
@@ -56,7 +56,7 @@ def test_twins_are_timms_resnext_and_seresnext() -> None:
 
 
 def test_twins_differ_in_the_3x3_alone() -> None:
-    sk, plain, se = (get_encoder(name).state_dict() for name in TINY)
+    sk, plain, se = (get_encoder(name).state_dict() for name in TINY[:3])
 
     def rest(state: dict) -> dict:
         skipped = (".conv2.", ".bn2.", ".se.")
@@ -66,6 +66,22 @@ def test_twins_differ_in_the_3x3_alone() -> None:
     assert any(".conv2.paths.1." in k for k in sk)
     # squeeze-and-excitation of ratio 16 on the block's output
     assert se["layer4.0.se.fc1.weight"].shape[:2] == (512 // 16, 512)
+
+
+@pytest.mark.parametrize("name", skseg.encoders.TRUNKS)
+def test_wide_twins_have_the_parameters_of_the_sk_network(name: str) -> None:
+    with torch.device("meta"):
+        sk, plain, wide = (get_encoder(name + twin) for twin in ("", "_plain", "_wide"))
+    assert parameters(wide) == pytest.approx(parameters(sk), rel=0.016)
+    assert parameters(plain) < 0.92 * parameters(sk)
+    assert wide.out_channels == sk.out_channels
+
+
+def test_sum_twins_are_the_sk_network_without_attention() -> None:
+    sk, added = get_encoder("sknet_tiny"), get_encoder("sknet_tiny_sum")
+    kept = {k: v.shape for k, v in sk.state_dict().items() if ".attn." not in k}
+    assert kept == {k: v.shape for k, v in added.state_dict().items()}
+    assert {m.select for m in added.modules() if isinstance(m, SKConv2d)} == {"sum"}
 
 
 def test_equals_timms_sk_network() -> None:
