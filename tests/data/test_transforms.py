@@ -1,11 +1,12 @@
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from skseg.data import VOID
-from skseg.data.transforms import RandomCropNotVoid, eval_transform, reseed, train_transform
+from skseg.data.transforms import RandomScaleCrop, eval_transform, reseed, train_transform
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 STILL = {"scale": (1.0, 1.0), "flip": 0.0, "color_jitter": 0.0}
@@ -124,7 +125,7 @@ def test_a_picture_that_is_all_void_is_kept():
 
 
 def test_the_crop_reaches_all_corners():
-    transform = RandomCropNotVoid(2, 2)
+    transform = RandomScaleCrop((2, 2), (1.0, 1.0))
     mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
     corners = set()
     for seed in range(200):
@@ -132,6 +133,31 @@ def test_the_crop_reaches_all_corners():
         out = transform(image=np.zeros((4, 4, 3), np.uint8), mask=mask)["mask"]
         corners.add(int(out[0, 0]))
     assert corners == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_scaling_the_crop_is_cropping_the_scaled(factor):
+    """Away from the crop's border it is a cutting of the whole picture scaled by OpenCV."""
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (40, 60, 3), np.uint8)
+    mask = generator.integers(0, 5, (40, 60), np.uint8)
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    cuttings = {}
+    for y, x in np.ndindex(2, 2):  # a crop may start between the pixels of the smaller picture
+        most = np.s_[y : y + 38, x : x + 58]  # of even sides
+        scaled = cv2.resize(image[most], None, fx=factor, fy=factor, interpolation=method)
+        classes = cv2.resize(
+            mask[most], None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        for top, left in np.ndindex(scaled.shape[0] - 7, scaled.shape[1] - 11):
+            window = np.s_[top : top + 8, left : left + 12]
+            cuttings[scaled[window].tobytes()] = classes[window]
+    transform = RandomScaleCrop((12, 16), (factor, factor))
+    transform.set_random_seed(0)
+    for _ in range(10):
+        out = transform(image=image, mask=mask)
+        inside = np.s_[2:-2, 2:-2]
+        np.testing.assert_array_equal(cuttings[out["image"][inside].tobytes()], out["mask"][inside])
 
 
 def test_albumentations_has_nothing_to_warn_about():
