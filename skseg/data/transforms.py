@@ -2,7 +2,9 @@
 
 import os
 import random
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from albumentations.core.type_definitions import Targets
 from albumentations.pytorch import ToTensorV2
 
 from skseg.data.files import ImageArray, IndexMask
+from skseg.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,6 +36,7 @@ def train_transform(
     color_jitter: float = 0.3,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
+    augmentation: Transform | None = None,
 ) -> Transform:
     """Random scale, crop, flip and colours; then normalised, padded and to tensors.
 
@@ -45,6 +49,8 @@ def train_transform(
             to a fifth of it in turns of the colour circle; 0 turns it off.
         mean: RGB, in fractions of the full range.
         std: RGB, in fractions of the full range.
+        augmentation: One's own, from `load_augmentation`, between the colours and the
+            normalisation.
 
     Returns:
         Takes `image` uint8 `[H, W, 3]` and `mask` uint8 `[H, W]`; gives float32 `[3, h, w]` and
@@ -57,6 +63,7 @@ def train_transform(
             RandomScaleCrop(crop_size, scale),
             A.HorizontalFlip(p=flip),
             *([jitter] if color_jitter else []),
+            *([augmentation] if augmentation else []),
             A.Normalize(mean, std),
             # After the normalisation, so that padding is exactly zero and costs no jitter.
             A.PadIfNeeded(height, width, position="top_left", fill=0, fill_mask=VOID),
@@ -79,6 +86,66 @@ def eval_transform(
         As `train_transform`, with the size of the input.
     """
     return A.Compose([A.Normalize(mean, std), ToTensorV2()])
+
+
+def load_augmentation(path: str | Path, crop_size: tuple[int, int]) -> Transform:
+    """Reads what albumentations' `A.save` wrote, and tries it on a crop.
+
+    Args:
+        path: A `.json` or `.yaml` file.
+        crop_size: Height and width of the crops that it is for.
+
+    Returns:
+        Takes and gives `image` uint8 `[H, W, 3]` and `mask` uint8 `[H, W]`.
+
+    Raises:
+        UserError: There is no such file, it is none of albumentations', it fills masks with
+            another value than void, or it makes anything else of a crop than a crop like it.
+    """
+    kind: Literal["json", "yaml"] = "json" if Path(path).suffix == ".json" else "yaml"
+    try:
+        loaded = A.load(path, data_format=kind)
+    except OSError as error:
+        raise UserError(f"data.augmentation: {path}: {error.strerror}") from None
+    except Exception as error:  # whatever a file of something else makes it raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"data.augmentation: {path} is not what albumentations' A.save writes ({reason})"
+        ) from error
+    transform = A.Compose([loaded])
+    for step in _steps(transform):
+        if _fills_masks(step) and step.fill_mask != VOID:
+            raise UserError(
+                f"data.augmentation: {path}: {type(step).__name__} fills masks with "
+                f"{step.fill_mask}, a class; give it fill_mask={VOID}, which is void"
+            )
+    image, mask = np.zeros((*crop_size, 3), np.uint8), np.zeros(crop_size, np.uint8)
+    try:
+        out = transform(image=image, mask=mask)
+    except Exception as error:
+        raise UserError(f"data.augmentation: {path}: fails on a crop ({error})") from error
+    for name, given in (("image", image), ("mask", mask)):
+        made = out[name]
+        if not isinstance(made, np.ndarray) or (made.shape, made.dtype) != (given.shape, "uint8"):
+            raise UserError(
+                f"data.augmentation: {path}: makes of an {name} uint8 {list(given.shape)} "
+                f"{getattr(made, 'dtype', type(made).__name__)} {list(made.shape)}; leave the "
+                "size, the normalisation and tensors to skseg"
+            )
+    return transform
+
+
+def _steps(transform: A.BaseCompose) -> Iterator[Any]:
+    for step in transform.transforms:
+        yield from _steps(step) if isinstance(step, A.BaseCompose) else [step]
+
+
+def _fills_masks(step: Any) -> bool:
+    return (
+        getattr(step, "fill_mask", None) is not None
+        and getattr(step, "border_mode", cv2.BORDER_CONSTANT) == cv2.BORDER_CONSTANT
+        and getattr(step, "pad_if_needed", True)
+    )
 
 
 def reseed(transform: Transform, seed: int) -> None:
