@@ -43,6 +43,11 @@ ALLOWED = {
         *("errors", "data", "losses", "metrics", "report", "task"),
         *("callbacks", "checkpoints", "loggers", "training"),
     },
+    "commands": {
+        *("errors", "nn", "data", "inference", "task", "checking"),
+        *("evaluation", "prediction", "report", "results", "submission"),
+    },
+    "__main__": set(),  # by name, so that `skseg --help` need not import torch
     "__init__": {"errors", "nn", "encoders", "models", "data", "task"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

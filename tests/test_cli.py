@@ -2,19 +2,22 @@
 
 import csv
 import os
+import resource
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+from running import REPOSITORY
 
 from skseg.callbacks import SavePredictions
 from skseg.cli import find_run, fit
 from skseg.errors import UserError
 from skseg.models import ARCHS
-from skseg.task import load_model
+from skseg.task import SegmentationTask, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,8 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         ),
         (["--data.name", "street"], "no data set 'street'"),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
+        (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
+        (["--trainer.precision", "16-mixed"], "precision 16-mixed is for GPUs; on a CPU take bf16"),
         (["--data.batch_size", "99"], "data.batch_size is 99"),
         (["--data.crop_size", "[0,64]"], "data.crop_size"),
         (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
@@ -189,6 +194,46 @@ def test_a_run_folder_that_cannot_be_made_is_named(
     (tmp_path / "file").touch()
     assert fit(arguments(streets_root, tmp_path / "file" / "run")) == 2
     assert "file/run: cannot be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [2_000_000, 10_000], ids=["checkpoint", "picture"])
+def test_a_full_disk_ends_in_one_line(limit: int, streets_root: Path, tmp_path: Path) -> None:
+    """Files that cannot grow stand for it: first the checkpoint's, then the pictures' too."""
+    args = arguments(streets_root, tmp_path / "run", "--trainer.max_epochs", "2")
+    done = subprocess.run(
+        [sys.executable, "scripts/fit.py", *args],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))  # no half of one
+
+
+def test_gradients_are_clipped_to_the_norm(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain SGD at rate 1 one step moves the weights by the gradient."""
+    before: dict[str, torch.Tensor] = {}
+
+    def keep(task: torch.nn.Module) -> None:
+        before.update({name: p.detach().clone() for name, p in task.named_parameters()})
+
+    monkeypatch.setattr(SegmentationTask, "on_train_start", keep)
+    sgd = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1"]
+    sgd += ["--model.optimizer.weight_decay", "0", "--model.schedule.warmup_steps", "0"]
+    moved = {}
+    for limit in ("0.01", "1000"):
+        more = [*sgd, "--trainer.max_steps", "1", "--trainer.gradient_clip_val", limit]
+        assert fit(arguments(streets_root, tmp_path / limit, *more)) == 0
+        after = load_model(tmp_path / limit / "checkpoints" / "last.ckpt").named_parameters()
+        steps = [(p.detach() - before[name]).flatten() for name, p in after]
+        moved[limit] = torch.cat(steps).norm().item()
+    assert moved["0.01"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["1000"] > 0.1
 
 
 def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:
