@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-import skseg.encoders  # noqa: F401  registers the encoders
+from skseg.encoders import NETWORKS, SKSettings, with_settings  # and registers the encoders
 from skseg.errors import UserError
 
 
@@ -58,6 +58,7 @@ def build_model(
     classes: int = 1,
     encoder_depth: int | None = None,
     encoder_output_stride: int | None = None,
+    sk: SKSettings | None = None,
     **decoder: Any,
 ) -> nn.Module:
     """Build an smp segmentation model whose logits have the input's size.
@@ -70,6 +71,7 @@ def build_model(
         classes: channels of the logits.
         encoder_depth: number of encoder stages, 3 to 5; smp's default when None.
         encoder_output_stride: stride of the last stage, 8, 16 or 32; smp's default when None.
+        sk: settings of the SK units of an encoder that has them; the encoder's own when None.
         **decoder: further arguments of the smp class, such as ``decoder_channels``.
 
     Returns:
@@ -81,6 +83,10 @@ def build_model(
     """
     accepted = _find_arch(arch)
     check_encoder(encoder_name)
+    if sk is not None and sk.unit_arguments():
+        if encoder_name not in NETWORKS:
+            raise UserError(f"model.sk is for encoders of skseg, not {encoder_name}")
+        encoder_name = with_settings(encoder_name, sk)
     parameters = inspect.signature(accepted.model).parameters
     depth = parameters["encoder_depth"].default if encoder_depth is None else encoder_depth
     own_stride = "encoder_output_stride" in parameters

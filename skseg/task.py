@@ -1,5 +1,6 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from skseg.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
 from skseg.contract import VOID, Batch
+from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.inference import padded_side, predict_logits
 from skseg.losses import Criterion, Loss
@@ -38,6 +40,7 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: number of encoder stages; smp's default when unset.
         encoder_output_stride: stride of the encoder's last stage; smp's default when unset.
         decoder: further arguments of the smp architecture, such as decoder_channels.
+        sk: settings of the encoder's SK units; its own when unset.
         optimizer: a torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
             are not decayed.
         decoder_lr_factor: learning rate of the decoder over that of the encoder.
@@ -62,6 +65,7 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: int | None = None,
         encoder_output_stride: int | None = None,
         decoder: dict[str, Any] | None = None,
+        sk: SKSettings | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         decoder_lr_factor: float = 1.0,
         layer_decay: float = 1.0,
@@ -82,6 +86,7 @@ class SegmentationTask(pl.LightningModule):
             "encoder_depth": encoder_depth,
             "encoder_output_stride": encoder_output_stride,
             "decoder": dict(decoder or {}),
+            "sk": asdict(sk) if sk else None,
         }
         self.class_names = list(class_names)
         self.colors = [tuple(color) for color in colors]
@@ -94,6 +99,7 @@ class SegmentationTask(pl.LightningModule):
             classes=len(class_names),
             encoder_depth=encoder_depth,
             encoder_output_stride=encoder_output_stride,
+            sk=sk,
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
         self.input_rule = input_rule(self.model)
@@ -232,7 +238,10 @@ def load_model(path: str | Path) -> SegmentationTask:
         UserError: no such file, or not a checkpoint of this project.
     """
     checkpoint = read_checkpoint(path)
-    task = SegmentationTask(**checkpoint["skseg"]["task"])
+    spec = dict(checkpoint["skseg"]["task"])
+    if spec.get("sk"):
+        spec["sk"] = SKSettings(**spec["sk"])
+    task = SegmentationTask(**spec)
     state = checkpoint["state_dict"]
     task.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
     return task.eval()

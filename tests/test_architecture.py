@@ -23,6 +23,7 @@ ALLOWED = {
     "data": {"errors", "contract"},
     "report": {"contract"},
     "task": {
+        "encoders",
         "errors",
         "contract",
         "models",

@@ -17,6 +17,7 @@ from skseg.callbacks import SavePredictions
 from skseg.cli import find_run, fit
 from skseg.errors import UserError
 from skseg.models import ARCHS
+from skseg.nn import SKConv2d
 from skseg.task import SegmentationTask, load_model
 
 
@@ -44,6 +45,10 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
             "model.loss: min_kept belongs to ohem; focal has none",
         ),
         (["--data.name", "street"], "no data set 'street'"),
+        (
+            ["--model.encoder_name", "sknet_tiny_se", "--model.sk.select", "sum"],
+            "model.sk: sknet_tiny_se has no SK units; sknet26, ",
+        ),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
         (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
         (["--trainer.precision", "16-mixed"], "precision 16-mixed is for GPUs; on a CPU take bf16"),
@@ -172,6 +177,17 @@ def test_encoders_of_smp_and_timm_train(encoder: str, streets_root: Path, tmp_pa
     assert (
         load_model(tmp_path / "run" / "checkpoints" / "last.ckpt").spec["encoder_name"] == encoder
     )
+
+
+def test_settings_of_sk_units_come_back_with_the_checkpoint(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--model.sk.fuse_norm", "batch", "--model.sk.branches", "[[3],[3,2],[3,3]]"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    unit = next(m for m in task.modules() if isinstance(m, SKConv2d))
+    assert [p.conv.dilation[0] for p in unit.paths] == [1, 2, 3]
+    assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
 
 
 def test_a_checkpoint_of_another_model_is_refused(

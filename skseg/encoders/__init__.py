@@ -1,6 +1,7 @@
 """Encoders, registered in timm and segmentation-models-pytorch when this package is imported."""
 
-from skseg.encoders.sknet import NETWORKS, TRUNKS, SKBottleneck, SKNetEncoder
+from skseg.encoders.settings import SKSettings
+from skseg.encoders.sknet import NETWORKS, TRUNKS, SKBottleneck, SKNetEncoder, with_settings
 
 
 def list_encoders() -> list[str]:
@@ -8,4 +9,12 @@ def list_encoders() -> list[str]:
     return sorted(NETWORKS)
 
 
-__all__ = ["NETWORKS", "TRUNKS", "SKBottleneck", "SKNetEncoder", "list_encoders"]
+__all__ = [
+    "NETWORKS",
+    "TRUNKS",
+    "SKBottleneck",
+    "SKNetEncoder",
+    "SKSettings",
+    "list_encoders",
+    "with_settings",
+]

@@ -23,6 +23,8 @@ from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
+from skseg.encoders.settings import SKSettings
+from skseg.errors import UserError
 from skseg.nn import SKConv2d
 
 
@@ -238,6 +240,33 @@ def _register(name: str, network: dict[str, Any]) -> None:
     entrypoint.__doc__ = f"Build {name} as a timm model."
     register_model(entrypoint)
     smp.encoders.encoders[name] = _smp_entry(network)
+
+
+def with_settings(name: str, settings: SKSettings) -> str:
+    """Return the name, in smp, of a network of this module with other settings of its SK units.
+
+    smp builds encoders by name alone, so each such network gets a name of its own there.
+
+    Args:
+        name: an encoder of this module that has SK units.
+        settings: the settings.
+
+    Raises:
+        UserError: the encoder has no SK units.
+    """
+    network = NETWORKS[name]
+    own = network.get("block_args", {}).get("sk_kwargs")
+    if own is None:
+        raise UserError(f"model.sk: {name} has no SK units; {_sk_names()} have")
+    changed = settings.unit_arguments()
+    full_name = f"{name}({', '.join(f'{k}={v}' for k, v in changed.items())})"
+    block_args = {"sk_kwargs": {**own, **changed}}
+    smp.encoders.encoders[full_name] = _smp_entry({**network, "block_args": block_args})
+    return full_name
+
+
+def _sk_names() -> str:
+    return ", ".join(n for n, net in NETWORKS.items() if "sk_kwargs" in net.get("block_args", {}))
 
 
 for _name, _network in NETWORKS.items():
