@@ -44,8 +44,9 @@ ALLOWED = {
         *("errors", "data", "losses", "metrics", "report", "task"),
         *("callbacks", "checkpoints", "loggers", "training"),
     },
+    "study": {"errors"},
     "commands": {
-        *("errors", "nn", "data", "inference", "task", "checking"),
+        *("study", "errors", "nn", "data", "inference", "task", "checking"),
         *("evaluation", "prediction", "report", "results", "submission"),
     },
     "__main__": set(),  # by name, so that `skseg --help` need not import torch
