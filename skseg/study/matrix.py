@@ -119,6 +119,8 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     for pair in (study.primary, *study.others):
         if len(pair) != 2 or not set(pair) <= study.arms.keys():
             raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")
+    if study.primary_seeds < 2:
+        raise UserError(f"{path}: primary_seeds must be 2 or more: one seed has no spread")
     if strangers := set(study.keep_checkpoints) - study.arms.keys():
         raise UserError(f"{path}: keep_checkpoints: no arm {', '.join(sorted(strangers))}")
     if {"name", "split"} - study.data.keys():
