@@ -1,20 +1,26 @@
-"""Print the encoders as a Markdown table: parameters and multiply-adds, beside the paper's."""
+"""Print the encoders as a Markdown table: size, cost, and the weights that exist for them."""
 
-import timm
+import segmentation_models_pytorch as smp
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import skseg
+from skseg.encoders import HUB_IDS
 
-# Li et al. 2019, table 2, and implus/SKNet's prototxt files: million parameters, GFLOPs (224).
-PAPER = {
-    "sknet50": (27.5, 4.47),
-    "sknet50_plain": (25.0, 4.24),
-    "sknet50_se": (27.7, 4.25),
-    "sknet101": (48.9, 8.46),
-    "sknet101_plain": (44.3, 7.99),
-    "sknet101_se": (49.2, 8.00),
+# Top-1 accuracy on ImageNet-1k at 224 pixels, %, as published; of timm for the weights beside it.
+TOP1 = {
+    "sknet50": "79.21 (paper), 80.17 (timm)",
+    "sknet50_plain": "77.77 (paper)",
+    "sknet50_se": "78.88 (paper)",
+    "sknet101": "79.81 (paper)",
+    "sknet101_plain": "78.89 (paper)",
+    "sknet101_se": "79.42 (paper)",
+    "skresnet18": "73.02 (timm)",
+    "skresnet34": "76.96 (timm)",
+    "sk_resnet50": "77.54 (PytorchInsight)",
+    "sk_resnet101": "78.79 (PytorchInsight)",
 }
+FILES = ("sk_resnet50", "sk_resnet101")
 
 
 def multiply_adds(model: torch.nn.Module) -> int:
@@ -24,18 +30,17 @@ def multiply_adds(model: torch.nn.Module) -> int:
 
 
 def main() -> None:
-    print("| encoder | parameters | with classifier | GFLOPs | paper: parameters | GFLOPs |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("| encoder | parameters | GFLOPs | weights | published top-1 % |")
+    print("|---|---:|---:|---|---|")
     for name in skseg.list_encoders():
         with torch.device("meta"):
-            model = timm.create_model(name).eval()
-            total = sum(p.numel() for p in model.parameters())
-            head = sum(p.numel() for p in model.fc.parameters())
+            model = smp.encoders.get_encoder(name, weights=None).eval()
+            parameters = sum(p.numel() for p in model.parameters())
             gflops = multiply_adds(model) / 1e9
-        millions, published = PAPER.get(name, ("-", "-"))
-        millions = millions if millions == "-" else f"{millions} M"
+        weights = f"`{HUB_IDS[name]}`" if name in HUB_IDS else "a file" * (name in FILES)
         print(
-            f"| `{name}` | {total - head:,} | {total:,} | {gflops:.2f} | {millions} | {published} |"
+            f"| `{name}` | {parameters:,} | {gflops:.2f} | {weights or '-'} | "
+            f"{TOP1.get(name, '-')} |"
         )
 
 

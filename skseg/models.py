@@ -8,7 +8,14 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from skseg.encoders import NETWORKS, SKSettings, with_settings  # and registers the encoders
+from skseg.encoders import (  # and registers the encoders
+    HUB_IDS,
+    NETWORKS,
+    SKSettings,
+    is_path,
+    load_weights,
+    with_settings,
+)
 from skseg.errors import UserError
 
 
@@ -66,7 +73,8 @@ def build_model(
     Args:
         arch: name of the architecture, a key of `ARCHS`.
         encoder_name: an encoder of this package, of smp, or "tu-NAME" for timm's NAME.
-        encoder_weights: name of the encoder's pretrained weights; None starts from random ones.
+        encoder_weights: name of the encoder's pretrained weights, such as "imagenet", or path of
+            a file of them, see `skseg.encoders.load_weights`; None starts from random ones.
         in_channels: channels of the input image.
         classes: channels of the logits.
         encoder_depth: number of encoder stages, 3 to 5; smp's default when None.
@@ -111,16 +119,42 @@ def build_model(
         settings["upsampling"] = min(stride, 2**depth)
     elif arch in ("unet", "unetplusplus", "manet"):
         settings["decoder_channels"] = _UNET_CHANNELS[-depth:]
+    is_file = encoder_weights is not None and is_path(encoder_weights)
     try:
-        return accepted.model(
+        model = accepted.model(
             encoder_name=encoder_name,
-            encoder_weights=encoder_weights,
+            encoder_weights=None if is_file else encoder_weights,
             in_channels=in_channels,
             classes=classes,
             **settings | decoder,
         )
+    except UserError:
+        raise
     except (KeyError, ValueError) as error:
+        if _is_of_hub(error):
+            raise _unreachable(encoder_name, encoder_weights, error) from error
         raise UserError(f"{arch} with {encoder_name}: {error.args[0]}") from error
+    except Exception as error:
+        if encoder_weights is None or is_file:
+            raise
+        raise _unreachable(encoder_name, encoder_weights, error) from error
+    if is_file:
+        assert encoder_weights is not None
+        load_weights(model.encoder, encoder_weights)  # type: ignore[arg-type]
+    return model
+
+
+def _is_of_hub(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.startswith("huggingface_hub")
+
+
+def _unreachable(name: str, weights: str | None, error: Exception) -> UserError:
+    where = f" (huggingface.co/{HUB_IDS[name]})" if name in HUB_IDS else ""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(
+        f"encoder_weights {weights!r} of {name}{where} are neither cached nor to be downloaded: "
+        f"{reason}. Download them where there is a network, and give the file's path"
+    )
 
 
 def input_rule(model: nn.Module) -> InputRule:

@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from running import REPOSITORY, run_script
+from safetensors.torch import save_file
 from wandb_file import read_run
 
 import skseg
@@ -155,13 +157,18 @@ def test_every_config_trains(
     shutil.copytree(camvid_root, own)
     (own / "classes.yaml").write_text(f"names: [{', '.join(f'class {i}' for i in range(12))}]")
     roots = {"camvid": camvid_root, "folder": own}
+    weights = []
+    if yaml.safe_load(config.read_text())["model"].get("encoder_weights"):
+        original = timm.create_model("skresnext50_32x4d")  # as on the hub, where tests do not go
+        save_file(original.state_dict(), tmp_path / "original.safetensors")
+        weights = ["--model.encoder_weights", tmp_path / "original.safetensors"]
     done = run_script(
         "fit",
         *("--config", config, "--run_dir", tmp_path / "run"),
         *("--data.root", roots.get(data, streets_root)),
         *("--data.batch_size", 2, "--data.crop_size", "[64,64]", "--data.num_workers", 0),
         *("--trainer.max_steps", 2, "--trainer.check_val_every_n_epoch", 1),
-        *("--trainer.log_every_n_steps", 1, "--wandb.enabled", "false"),
+        *("--trainer.log_every_n_steps", 1, "--wandb.enabled", "false", *weights),
     )
     assert done.returncode == 0, done.stderr
     assert np.isfinite(last_value(tmp_path / "run", "val/loss"))

@@ -20,12 +20,29 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SEModule
 from timm.models import generate_default_cfgs, register_model
 from timm.models._builder import build_model_with_cfg
-from timm.models.resnet import Bottleneck, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from skseg.encoders.dilation import dilate_stages
 from skseg.encoders.settings import SKSettings
+from skseg.encoders.weights import HUB_IDS, LoadsAnyLayout, rename, smp_settings
 from skseg.errors import UserError
 from skseg.nn import SKConv2d
+
+
+def _sk_unit(conv: nn.Module, block: dict[str, Any], sk_kwargs: dict[str, Any] | None) -> SKConv2d:
+    """Build the SK unit for a block's 3x3 convolution, norm and ReLU."""
+    assert isinstance(conv, nn.Conv2d)
+    return SKConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        stride=conv.stride[0],
+        dilation=conv.dilation[0],
+        groups=conv.groups,
+        norm_layer=block.get("norm_layer", nn.BatchNorm2d),
+        act_layer=partial(block.get("act_layer", nn.ReLU), inplace=True),
+        **(sk_kwargs or {}),
+    )
 
 
 class SKBottleneck(Bottleneck):
@@ -38,19 +55,24 @@ class SKBottleneck(Bottleneck):
 
     def __init__(self, *args: Any, sk_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        conv = self.get_submodule("conv2")
-        self.conv2 = SKConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            stride=conv.stride[0],
-            dilation=conv.dilation[0],
-            groups=conv.groups,
-            norm_layer=kwargs.get("norm_layer", nn.BatchNorm2d),
-            act_layer=partial(kwargs.get("act_layer", nn.ReLU), inplace=True),
-            **(sk_kwargs or {}),
-        )
+        self.conv2 = _sk_unit(self.get_submodule("conv2"), kwargs, sk_kwargs)
         self.bn2 = nn.Identity()
         self.act2 = nn.Identity()
+
+
+class SKBasicBlock(BasicBlock):
+    """timm's basic block with an SK unit in place of its first convolution, norm and ReLU.
+
+    Args:
+        sk_kwargs: further arguments of :class:`skseg.nn.SKConv2d`.
+        **kwargs: those of timm's BasicBlock.
+    """
+
+    def __init__(self, *args: Any, sk_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv1 = _sk_unit(self.get_submodule("conv1"), kwargs, sk_kwargs)
+        self.bn1 = nn.Identity()
+        self.act1 = nn.Identity()
 
 
 class NarrowBottleneck(Bottleneck):
@@ -85,6 +107,24 @@ TRUNKS: dict[str, dict[str, Any]] = {
 }
 # base_width of NAME_wide: parameters within 1.5 % of NAME's, of sknet_tiny's within 0.1 %.
 _WIDE = {"sknet26": 4.5, "sknet50": 4.5, "sknet101": 4.5, "sknet_tiny": 10.25}
+# Networks of others, whose plain twins are resnet18, 34, 50 and 101.
+_TIMM = {
+    "block": SKBasicBlock,
+    "block_args": {"sk_kwargs": {"split_input": True, "reduction": 8, "min_attention_width": 16}},
+    "zero_init_last": False,
+}
+# PytorchInsight's branches differ in groups, not in size.
+_INSIGHT = {
+    "block": SKBottleneck,
+    "block_args": {"sk_kwargs": {"branches": ((3, 1, 1), (3, 1, 32)), "min_attention_width": 1}},
+    "zero_init_last": False,
+}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "skresnet18": {"layers": (2, 2, 2, 2), **_TIMM},
+    "skresnet34": {"layers": (3, 4, 6, 3), **_TIMM},
+    "sk_resnet50": {"layers": (3, 4, 6, 3), **_INSIGHT},
+    "sk_resnet101": {"layers": (3, 4, 23, 3), **_INSIGHT},
+}
 _SE = {"attn_layer": partial(SEModule, rd_ratio=1 / 16)}
 
 
@@ -107,13 +147,15 @@ def _networks() -> dict[str, dict[str, Any]]:
             "block_args": {"sk_kwargs": {"select": "sum"}},
         }
         networks[f"{name}_wide"] = {**trunk, "block": plain, "base_width": _WIDE[name]}
-    return networks
+    return networks | _OTHERS
 
 
 NETWORKS = _networks()
+TIMMS_OWN = ("skresnet18", "skresnet34")
+"""Networks that timm has by the same names: they are new to smp alone."""
 
 
-class SKNetEncoder(ResNet, EncoderMixin):
+class SKNetEncoder(LoadsAnyLayout, ResNet, EncoderMixin):
     """A network of this module as an smp encoder.
 
     Features are those of smp's ResNets: the input itself, then strides 2 to 32, `depth` of them.
@@ -143,25 +185,8 @@ class SKNetEncoder(ResNet, EncoderMixin):
         return {16: [self.layer3], 32: [self.layer4]}
 
     def make_dilated(self, output_stride: int) -> None:
-        """Trade the strides beyond `output_stride` for dilation, in place.
-
-        A kernel's own dilation is multiplied, so an SK unit's branches stay different, where smp
-        sets all to the same. The first block of a stage sees the stage before and takes its
-        dilation, as in timm's dilated networks.
-
-        Args:
-            output_stride: 8 or 16.
-
-        Raises:
-            ValueError: another output stride.
-        """
-        if output_stride not in (8, 16):
-            raise ValueError(f"Output stride should be 16 or 8, got {output_stride}.")
-        for stride, (stage,) in self.get_stages().items():
-            rate = stride // output_stride
-            if rate > 1:
-                for i, block in enumerate(stage.children()):
-                    _dilate(block, rate // 2 if i == 0 else rate)
+        """Trade the strides beyond `output_stride`, 8 or 16, for dilation, in place."""
+        dilate_stages(self.get_stages(), output_stride)
         self._output_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -183,35 +208,21 @@ class SKNetEncoder(ResNet, EncoderMixin):
             features.append(x)
         return features
 
-    def load_state_dict(self, state_dict: dict[str, Tensor], **kwargs: Any) -> Any:
-        """Load weights; those of a classifier are left out."""
-        kept = {k: v for k, v in state_dict.items() if not k.startswith("fc.")}
-        return super().load_state_dict(kept, **kwargs)
 
-
-def _dilate(block: nn.Module, rate: int) -> None:
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-            module.dilation = (module.dilation[0] * rate, module.dilation[1] * rate)
-            half = module.kernel_size[0] // 2
-            module.padding = (half * module.dilation[0], half * module.dilation[1])
-
-
-def _smp_entry(network: dict[str, Any]) -> dict[str, Any]:
+def _smp_entry(network: dict[str, Any], name: str | None = None) -> dict[str, Any]:
     stem = 2 * network["stem_width"] if "stem_width" in network else 64
     planes = network.get("channels", (64, 128, 256, 512))
     expansion = network["block"].expansion
     return {
         "encoder": SKNetEncoder,
-        "pretrained_settings": {},
+        "pretrained_settings": smp_settings(name),
         "params": {"out_channels": [3, stem, *(p * expansion for p in planes)], **network},
     }
 
 
-def _timm_cfg(network: dict[str, Any]) -> dict[str, Any]:
+def _timm_cfg(name: str, network: dict[str, Any]) -> dict[str, Any]:
     return {
-        "url": "",
+        "hf_hub_id": HUB_IDS.get(name),
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
@@ -224,22 +235,32 @@ def _timm_cfg(network: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({name: _timm_cfg(net) for name, net in NETWORKS.items()})
+default_cfgs = generate_default_cfgs({name: _timm_cfg(name, net) for name, net in NETWORKS.items()})
 
 
 def _register(name: str, network: dict[str, Any]) -> None:
-    """Teach timm and smp a name that neither has."""
-    if timm.is_model(name) or name in smp.encoders.encoders:
-        raise RuntimeError(f"timm or smp already has an encoder {name!r}; it is not overwritten")
+    """Teach smp a name that it does not have, and timm too unless it has that network."""
+    if name in smp.encoders.encoders:
+        raise RuntimeError(f"smp already has an encoder {name!r}; it is not overwritten")
+    smp.encoders.encoders[name] = _smp_entry(network, name)
+    if name in TIMMS_OWN:
+        return
+    if timm.is_model(name):
+        raise RuntimeError(f"timm already has a model {name!r}; it is not overwritten")
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        model: nn.Module = build_model_with_cfg(ResNet, name, pretrained, **{**network, **kwargs})
+        model: nn.Module = build_model_with_cfg(
+            ResNet,
+            name,
+            pretrained,
+            pretrained_filter_fn=rename,
+            **{**network, **kwargs},
+        )
         return model
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__doc__ = f"Build {name} as a timm model."
     register_model(entrypoint)
-    smp.encoders.encoders[name] = _smp_entry(network)
 
 
 def with_settings(name: str, settings: SKSettings) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 import skseg
 from skseg.nn import SKConv2d
 
-NAMES = skseg.list_encoders()
+NAMES = list(skseg.encoders.NETWORKS)
 TINY = [f"sknet_tiny{twin}" for twin in ("", "_plain", "_se", "_sum", "_wide")]
 STRIDES = [1, 2, 4, 8, 16, 32]
 
@@ -39,6 +39,13 @@ def parameters(module: nn.Module) -> int:
 def test_parameter_counts(name: str, count: int) -> None:
     with torch.device("meta"):
         assert parameters(get_encoder(name)) == count
+
+
+@pytest.mark.parametrize("name", ["skresnet18", "skresnet34"])
+def test_timms_networks_have_timms_parameters(name: str) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+        assert parameters(get_encoder(name)) == parameters(theirs) - parameters(theirs.fc)
 
 
 def test_sknet50_has_the_parameters_of_the_authors_file() -> None:
@@ -138,7 +145,7 @@ def test_invalid_depth(depth: int) -> None:
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", [*TINY, "sknet26"])
+@pytest.mark.parametrize("name", [*TINY, "sknet26", "skresnet18"])
 def test_dilated(name: str, output_stride: int) -> None:
     """Strides stop at the output stride, and weights mean what they mean in timm's own network."""
     encoder = get_encoder(name, output_stride=output_stride).eval()
@@ -147,9 +154,9 @@ def test_dilated(name: str, output_stride: int) -> None:
     assert [64 // f.shape[2] for f in features] == [min(s, output_stride) for s in STRIDES]
     assert encoder.output_stride == output_stride
     theirs = timm.create_model(name, features_only=True, output_stride=output_stride).eval()
-    theirs.load_state_dict(encoder.state_dict())
-    for mine, other in zip(features[1:], theirs(x), strict=True):
-        torch.testing.assert_close(mine, other)
+    encoder.load_state_dict(theirs.state_dict())
+    for mine, other in zip(encoder(x)[1:], theirs(x), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
@@ -219,11 +226,13 @@ import timm, segmentation_models_pytorch as smp
 theirs = {n: timm.model_entrypoint(n) for n in timm.list_models()}
 encoders = dict(smp.encoders.encoders)
 import skseg
-assert not set(skseg.list_encoders()) & (set(theirs) | set(encoders))
+from skseg.encoders.sknet import NETWORKS, TIMMS_OWN, _register
+assert not set(skseg.list_encoders()) & set(encoders)
+assert set(skseg.list_encoders()) & set(theirs) == set(TIMMS_OWN)
 assert all(timm.model_entrypoint(n) is f for n, f in theirs.items())
 assert all(smp.encoders.encoders[n] is e for n, e in encoders.items())
-assert set(skseg.list_encoders()) <= set(timm.list_models()) & set(smp.encoders.encoders)
-from skseg.encoders.sknet import NETWORKS, _register
+assert set(skseg.list_encoders()) <= set(smp.encoders.encoders)
+assert set(NETWORKS) <= set(timm.list_models())
 try:
     _register("resnet18", NETWORKS["sknet26"])
 except RuntimeError as error:

@@ -1,0 +1,121 @@
+"""ShuffleNetV2 with SK units and its twins: the light network of the SK paper.
+
+Ma et al. 2018, "ShuffleNet V2"; Li et al. 2019, section 4.1. The trunk is torchvision's, whose
+weights fit the plain twin. Within each of its units the branches of SK are depthwise, like the 3x3
+convolution they replace, and like it have a norm and no activation. The paper does not give the
+attention's width for this network; it is the operator's default here, r = 16 with L = 32.
+"""
+
+from typing import Any
+
+import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.encoders._base import EncoderMixin
+from timm.layers import SEModule
+from torch import Tensor, nn
+from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
+
+from skseg.encoders.dilation import dilate_stages
+from skseg.encoders.weights import LoadsAnyLayout
+from skseg.nn import SKConv2d
+
+_WIDTHS = {
+    "sk_shufflenet_v2_x0_5": (24, 48, 96, 192, 1024),
+    "sk_shufflenet_v2_x1_0": (24, 116, 232, 464, 1024),
+}
+
+
+class SKInvertedResidual(InvertedResidual):
+    """torchvision's unit with SK units in place of its depthwise convolutions and their norms."""
+
+    def __init__(self, inp: int, oup: int, stride: int) -> None:
+        super().__init__(inp, oup, stride)
+        for branch in (self.branch1, self.branch2):
+            children = list(branch.children())
+            for i, conv in enumerate(children):
+                if isinstance(conv, nn.Conv2d) and conv.groups > 1:
+                    branch[i] = SKConv2d(
+                        conv.in_channels,
+                        stride=conv.stride[0],
+                        groups=conv.groups,
+                        act_layer=nn.Identity,
+                    )
+                    branch[i + 1] = nn.Identity()
+
+
+class SEInvertedResidual(InvertedResidual):
+    """torchvision's unit with squeeze-and-excitation (ratio 16) at the end of its residual."""
+
+    def __init__(self, inp: int, oup: int, stride: int) -> None:
+        super().__init__(inp, oup, stride)
+        self.branch2.append(SEModule(oup // 2, rd_ratio=1 / 16))
+
+
+BLOCKS = {"": SKInvertedResidual, "_plain": InvertedResidual, "_se": SEInvertedResidual}
+NETWORKS: dict[str, dict[str, Any]] = {
+    name + twin: {
+        "stages_repeats": [4, 8, 4],
+        "stages_out_channels": list(widths),
+        "inverted_residual": block,
+    }
+    for name, widths in _WIDTHS.items()
+    for twin, block in BLOCKS.items()
+}
+
+
+class ShuffleNetEncoder(LoadsAnyLayout, ShuffleNetV2, EncoderMixin):
+    """A network of this module as an smp encoder.
+
+    Features are the input itself, then strides 2 to 32, `depth` of them; the last of five comes
+    after the network's final 1x1 convolution.
+
+    Args:
+        out_channels: channels of the features, the input's first.
+        depth: number of features after the input, 1 to 5.
+        output_stride: stride of the last feature, 8, 16 or 32; smp calls :meth:`make_dilated`.
+        **network: arguments of torchvision's ShuffleNetV2.
+    """
+
+    def __init__(
+        self, out_channels: list[int], depth: int = 5, output_stride: int = 32, **network: Any
+    ) -> None:
+        if not 1 <= depth <= 5:
+            raise ValueError(f"depth should be in range [1, 5], got {depth}")
+        super().__init__(**network)
+        self._depth = depth
+        self._in_channels = 3
+        self._out_channels = out_channels
+        self._output_stride = output_stride
+        del self.fc
+
+    def get_stages(self) -> dict[int, list[nn.Module]]:
+        """Return the stages that can be dilated, by their stride."""
+        return {16: [self.stage3], 32: [self.stage4]}
+
+    def make_dilated(self, output_stride: int) -> None:
+        """Trade the strides beyond `output_stride`, 8 or 16, for dilation, in place."""
+        dilate_stages(self.get_stages(), output_stride)
+        self._output_stride = output_stride
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features of a [B, C, H, W] image, sides divisible by the output stride."""
+        features = [x]
+        stages = (self.conv1, self.maxpool, self.stage2, self.stage3, self.stage4)
+        for stage in stages[: self._depth]:
+            x = stage(x)
+            features.append(x)
+        if self._depth == 5:
+            features[-1] = self.conv5(x)
+        return features
+
+
+def _register() -> None:
+    for name, network in NETWORKS.items():
+        stem, *widths = network["stages_out_channels"]
+        smp.encoders.encoders[name] = {
+            "encoder": ShuffleNetEncoder,
+            "pretrained_settings": {},
+            "params": {"out_channels": [3, stem, stem, *widths[:2], widths[-1]], **network},
+        }
+
+
+_register()

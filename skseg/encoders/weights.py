@@ -1,0 +1,223 @@
+"""Weights from files and hubs, in whichever of the known layouts, all of them or none."""
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from skseg.errors import UserError
+
+SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
+"""Endings by which a file of weights is known from a name of weights."""
+
+HUB_IDS = {
+    "sknet50": "timm/skresnext50_32x4d.ra_in1k",
+    "sknet50_plain": "timm/resnext50_32x4d.ra_in1k",
+    "sknet50_se": "timm/seresnext50_32x4d.racm_in1k",
+    "skresnet18": "timm/skresnet18.ra_in1k",
+    "skresnet34": "timm/skresnet34.ra_in1k",
+}
+"""Weights trained on ImageNet-1k on the Hugging Face hub, by encoder."""
+
+State = dict[str, Tensor]
+
+# What each layout calls the parameters that this package calls otherwise.
+_LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "skseg": (),
+    "timm": (
+        (r"\.conv([123])\.conv\.", r".conv\1."),
+        (r"\.conv([123])\.bn\.", r".bn\1."),
+    ),
+    "PytorchInsight": (
+        (r"(layer\d\.\d+)\.conv2\.", r"\1.conv2.paths.0.conv."),
+        (r"(layer\d\.\d+)\.bn2\.", r"\1.conv2.paths.0.bn."),
+        (r"\.conv2g\.", ".conv2.paths.1.conv."),
+        (r"\.bn2g\.", ".conv2.paths.1.bn."),
+        (r"\.conv_fc1\.", ".conv2.attn.fc_reduce."),
+        (r"\.bn_fc1\.", ".conv2.attn.bn."),
+        (r"\.conv_fc2\.", ".conv2.attn.fc_select."),
+    ),
+}
+_CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_SHOWN = 3
+
+
+def smp_settings(name: str | None) -> dict[str, dict[str, Any]]:
+    """Return the pretrained weights of an encoder as smp's registry lists them."""
+    if name not in HUB_IDS:
+        return {}
+    return {
+        "imagenet": {
+            "repo_id": HUB_IDS[name],
+            "revision": "main",
+            "mean": list(IMAGENET_DEFAULT_MEAN),
+            "std": list(IMAGENET_DEFAULT_STD),
+            "input_space": "RGB",
+            "input_range": [0, 1],
+        }
+    }
+
+
+def is_path(weights: str) -> bool:
+    """Whether `encoder_weights` means a file and not the name of weights."""
+    return weights.endswith(SUFFIXES) or "/" in weights or Path(weights).is_file()
+
+
+def load_weights(encoder: nn.Module, path: str | Path) -> None:
+    """Load all of an encoder's weights from a file.
+
+    Args:
+        encoder: an encoder of this package, of smp or of timm.
+        path: a file of this package's layout (a training checkpoint too), or of timm's or
+            PytorchInsight's for their SK networks; `.safetensors`, or what `torch.save` wrote,
+            under `state_dict` or not. The classifier's weights are left out. Where the file has
+            a stem for 3 channels and the encoder another number, it is adapted as timm does.
+
+    Raises:
+        UserError: no such file, one that cannot be read without running code in it, or not
+            these weights: then nothing is loaded.
+    """
+    state = fit_state_dict(encoder, read_state_dict(path), str(path))
+    nn.Module.load_state_dict(encoder, state)
+
+
+def read_state_dict(path: str | Path) -> State:
+    """Read the tensors of a file by name; no code in the file runs.
+
+    Raises:
+        UserError: no such file, or not such a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "no such file"
+        raise UserError(f"encoder_weights: {path}: {what}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device="cpu")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"encoder_weights: {path}: refused, because it is damaged or would run code; save "
+            "tensors alone"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"encoder_weights: {path}: cannot be read ({reason})") from error
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"encoder_weights: {path}: holds no tensors by name")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def fit_state_dict(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> State:
+    """Bring weights of any known layout into an encoder's.
+
+    Args:
+        encoder: the encoder.
+        state: the weights.
+        source: what to call them in an error.
+
+    Returns:
+        Tensors for all keys of the encoder's `state_dict`.
+
+    Raises:
+        UserError: keys are missing, unexpected or misshapen; names some of each.
+    """
+    target: State = nn.Module.state_dict(encoder)
+    fitted = rename(_strip(state), encoder)
+    for key in target.keys() - fitted.keys():
+        if key.endswith("num_batches_tracked"):  # older files have none
+            fitted[key] = target[key]
+    _adapt_stem(fitted, target)
+    if problems := _problems(fitted, target):
+        raise UserError(
+            f"encoder_weights: {source}: not the weights of this encoder: "
+            + "; ".join(_listed(problems))
+        )
+    return fitted
+
+
+def rename(state: State, model: nn.Module) -> State:
+    """Give weights the names that a model has for them, as far as there are such."""
+    target: State = model.state_dict()
+    candidates = [_renamed(state, target, layout) for layout in _LAYOUTS.values()]
+    return min(candidates, key=lambda found: sum(map(len, _problems(found, target).values())))
+
+
+def _strip(state: Mapping[str, Tensor]) -> State:
+    """Take off what wraps the encoder: data-parallel, a segmentation model, a training task."""
+    stripped = {key.removeprefix("module."): value for key, value in state.items()}
+    for prefix in ("model.encoder.", "encoder."):
+        if inside := {k[len(prefix) :]: v for k, v in stripped.items() if k.startswith(prefix)}:
+            return inside
+    return stripped
+
+
+def _renamed(state: State, target: State, layout: tuple[tuple[str, str], ...]) -> State:
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in layout:
+            key = re.sub(pattern, name, key)
+        if key not in target and f"model.{key}" in target:  # smp wraps timm's networks so
+            key = f"model.{key}"
+        if key not in target and key.startswith(_CLASSIFIERS):
+            continue
+        # Others' linear layers may be convolutions of 1x1.
+        if key in target and target[key].ndim == 2 and value.shape[2:] == (1, 1):
+            value = value.flatten(1)
+        renamed[key] = value
+    return renamed
+
+
+def _adapt_stem(state: State, target: State) -> None:
+    """Change the first convolution's input channels, in place, where they alone differ."""
+    stem = next((key for key, value in target.items() if value.ndim == 4), "")
+    if stem in state and state[stem].shape[1] == 3 != target[stem].shape[1]:
+        adapted = adapt_input_conv(target[stem].shape[1], state[stem])
+        if adapted.shape == target[stem].shape:
+            state[stem] = adapted
+
+
+def _problems(state: State, target: State) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {
+        "missing": sorted(target.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - target.keys()),
+        "misshapen": [
+            f"{key} {list(state[key].shape)}, not {list(target[key].shape)}"
+            for key in sorted(target.keys() & state.keys())
+            if state[key].shape != target[key].shape
+        ],
+    }
+    return {kind: keys for kind, keys in found.items() if keys}
+
+
+def _listed(problems: Mapping[str, list[str]]) -> Iterator[str]:
+    for kind, keys in problems.items():
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        yield f"{kind} {', '.join(keys[:_SHOWN])}{more}"
+
+
+class LoadsAnyLayout:
+    """A mixin of encoders: their `load_state_dict` takes weights of any layout known here.
+
+    So smp's own way to pretrained weights serves networks that others have trained.
+    """
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; a classifier's are left out."""
+        assert isinstance(self, nn.Module)
+        fitted = fit_state_dict(self, state_dict, "the weights") if strict else state_dict
+        return nn.Module.load_state_dict(self, fitted, strict=strict, assign=assign)
