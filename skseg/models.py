@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-import skseg.encoders  # noqa: F401  registers the encoders
+from skseg.encoders import SKSettings, build_sk_encoder, has_sk_units  # registers the encoders
 from skseg.errors import UserError
 
 
@@ -58,6 +58,7 @@ def build_model(
     classes: int = 1,
     encoder_depth: int | None = None,
     encoder_output_stride: int | None = None,
+    sk: SKSettings | None = None,
     **decoder: Any,
 ) -> nn.Module:
     """Build an smp segmentation model whose logits have the input's size.
@@ -70,6 +71,7 @@ def build_model(
         classes: channels of the logits.
         encoder_depth: number of encoder stages, 3 to 5; smp's default when None.
         encoder_output_stride: stride of the last stage, 8, 16 or 32; smp's default when None.
+        sk: options of the SK units of an encoder of this package.
         **decoder: further arguments of the smp class, such as ``decoder_channels``.
 
     Returns:
@@ -96,6 +98,10 @@ def build_model(
         if key not in parameters or key in ("kwargs", "aux_params"):
             valid = [p for p in parameters if p.startswith(("decoder_", "psp_", "upsampling"))]
             raise UserError(f"{arch} has no argument {key!r}{_near(key, valid)}")
+    if sk is not None and not has_sk_units(encoder_name):
+        raise UserError(
+            f"sk: the encoder {encoder_name} has no SK units whose options it could set"
+        )
 
     settings: dict[str, Any] = {"encoder_depth": depth}
     settings["encoder_output_stride" if own_stride else "output_stride"] = stride
@@ -106,7 +112,7 @@ def build_model(
     elif arch in ("unet", "unetplusplus", "manet"):
         settings["decoder_channels"] = _UNET_CHANNELS[-depth:]
     try:
-        return accepted.model(
+        model = accepted.model(
             encoder_name=encoder_name,
             encoder_weights=encoder_weights,
             in_channels=in_channels,
@@ -115,6 +121,9 @@ def build_model(
         )
     except (KeyError, ValueError) as error:
         raise UserError(f"{arch} with {encoder_name}: {error.args[0]}") from error
+    if sk is not None:
+        model.encoder = build_sk_encoder(encoder_name, sk, in_channels, depth, stride)
+    return model
 
 
 def input_rule(model: nn.Module) -> InputRule:

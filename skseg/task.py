@@ -14,6 +14,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from skseg.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
 from skseg.contract import VOID, Batch
+from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.inference import padded_side, predict_logits
 from skseg.losses import Criterion, Loss
@@ -37,6 +38,7 @@ class SegmentationTask(pl.LightningModule):
         encoder_weights: name of the encoder's pretrained weights; random ones when unset.
         encoder_depth: number of encoder stages; smp's default when unset.
         encoder_output_stride: stride of the encoder's last stage; smp's default when unset.
+        sk: options of the encoder's SK units; the encoder's own when unset.
         decoder: further arguments of the smp architecture, such as decoder_channels.
         optimizer: a torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
             are not decayed.
@@ -61,6 +63,7 @@ class SegmentationTask(pl.LightningModule):
         encoder_weights: str | None = None,
         encoder_depth: int | None = None,
         encoder_output_stride: int | None = None,
+        sk: SKSettings | None = None,
         decoder: dict[str, Any] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         decoder_lr_factor: float = 1.0,
@@ -81,6 +84,7 @@ class SegmentationTask(pl.LightningModule):
             "encoder_name": encoder_name,
             "encoder_depth": encoder_depth,
             "encoder_output_stride": encoder_output_stride,
+            "sk": None if sk is None else sk.given(),
             "decoder": dict(decoder or {}),
         }
         self.class_names = list(class_names)
@@ -94,6 +98,7 @@ class SegmentationTask(pl.LightningModule):
             classes=len(class_names),
             encoder_depth=encoder_depth,
             encoder_output_stride=encoder_output_stride,
+            sk=sk,
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
         self.input_rule = input_rule(self.model)
@@ -232,7 +237,9 @@ def load_model(path: str | Path) -> SegmentationTask:
         UserError: no such file, or not a checkpoint of this project.
     """
     checkpoint = read_checkpoint(path)
-    task = SegmentationTask(**checkpoint["skseg"]["task"])
+    spec = checkpoint["skseg"]["task"]
+    sk = spec.get("sk")
+    task = SegmentationTask(**spec | {"sk": None if sk is None else SKSettings(**sk)})
     state = checkpoint["state_dict"]
     task.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
     return task.eval()

@@ -25,6 +25,7 @@ ALLOWED = {
     "task": {
         "errors",
         "contract",
+        "encoders",
         "models",
         "losses",
         "metrics",

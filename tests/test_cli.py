@@ -45,6 +45,9 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--data.batch_size", "99"], "data.batch_size is 99"),
         (["--data.crop_size", "[0,64]"], "data.crop_size"),
         (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
+        (["--model.sk.branches", "[[4]]"], "kernel sizes are odd and positive, got 4"),
+        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch is (kernel size, dilation, groups)"),
+        (["--model.sk.reduction", "0"], "reduction is at least 1, got 0"),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint below"),
         (
@@ -72,6 +75,38 @@ def test_an_unknown_key_is_named(
         fit(arguments(streets_root, tmp_path / "run", key, "3"))
     assert caught.value.code == 2
     assert key.removeprefix("--") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("fuse_norm", "bach", "'batch', 'layer', 'none'"),
+        ("select", "max", "'attention', 'sum', 'mean'"),
+        ("fuse_normm", "batch", "fuse_normm"),
+    ],
+)
+def test_a_wrong_sk_setting_is_named(
+    key: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fit(arguments(tmp_path, tmp_path / "run", f"--model.sk.{key}", value))
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sk_settings_of_the_command_line_come_back_with_the_checkpoint(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = ["--model.sk.fuse_norm", "batch", "--model.sk.branches", "[[3,1],[3,2],[3,3]]"]
+    args = arguments(streets_root, tmp_path / "run", *more)
+    assert fit(args) == 0
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert task.spec["sk"] == {"fuse_norm": "batch", "branches": [[3, 1], [3, 2], [3, 3]]}
+    unit = task.model.encoder.layer1[0].conv2
+    assert len(unit.paths) == 3
+    assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
+    assert fit([*args, "--ckpt_path", "last", "--model.sk.fuse_norm", "layer"]) == 2
+    assert "sk is {'branches'" in capsys.readouterr().err
 
 
 def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,6 +3,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 import skseg
+from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.models import ARCHS, InputRule, build_model, input_rule
 
@@ -52,6 +53,18 @@ def test_decoder_arguments_reach_the_decoder() -> None:
     assert model.segmentation_head[0].in_channels == 4
 
 
+@pytest.mark.parametrize("arch", ["fpn", "deeplabv3plus"])
+def test_sk_settings_reach_the_encoder(arch: str) -> None:
+    torch.manual_seed(0)
+    sk = SKSettings(select="mean", branches=[(3, 1), (3, 2), (3, 3)])
+    model = build_model(arch, "sknet_tiny", in_channels=2, sk=sk)
+    units = [m for m in model.modules() if isinstance(m, skseg.SKConv2d)]
+    assert len(units) == 8
+    assert all(unit.attn is None and len(unit.paths) == 3 for unit in units)
+    assert model(torch.rand(2, 2, 64, 64)).shape == (2, 1, 64, 64)
+    assert input_rule(model) == input_rule(build_model(arch, "sknet_tiny"))
+
+
 def test_pan_wants_larger_pictures() -> None:
     assert input_rule(build_model("pan", "sknet_tiny")) == InputRule(16, 128)
     assert input_rule(build_model("unet", "sknet_tiny")) == InputRule(32, 32)
@@ -72,6 +85,7 @@ def test_pan_wants_larger_pictures() -> None:
         ({"arch": "unet", "decoder_chanels": 3}, "near: decoder_channels"),
         ({"encoder_weights": "imagenet"}, "Wrong pretrained weights `imagenet`"),
         ({"arch": "linknet", "encoder_name": "mit_b0"}, "mit_b0"),
+        ({"sk": SKSettings(branches=[(3, 1, 7)])}, "7 groups do not divide"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:

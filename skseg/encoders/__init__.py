@@ -1,6 +1,14 @@
 """Encoders, registered in timm and segmentation-models-pytorch when this package is imported."""
 
-from skseg.encoders.sknet import NETWORKS, TRUNKS, SKBottleneck, SKNetEncoder
+from skseg.encoders.settings import SKSettings
+from skseg.encoders.sknet import (
+    NETWORKS,
+    TRUNKS,
+    SKBottleneck,
+    SKNetEncoder,
+    build_sk_encoder,
+    has_sk_units,
+)
 
 
 def list_encoders() -> list[str]:
@@ -8,4 +16,13 @@ def list_encoders() -> list[str]:
     return sorted(NETWORKS)
 
 
-__all__ = ["NETWORKS", "TRUNKS", "SKBottleneck", "SKNetEncoder", "list_encoders"]
+__all__ = [
+    "NETWORKS",
+    "TRUNKS",
+    "SKBottleneck",
+    "SKNetEncoder",
+    "SKSettings",
+    "build_sk_encoder",
+    "has_sk_units",
+    "list_encoders",
+]

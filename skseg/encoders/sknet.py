@@ -21,6 +21,7 @@ from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
+from skseg.encoders.settings import SKSettings
 from skseg.nn import SKConv2d
 
 
@@ -184,6 +185,48 @@ def _dilate(block: nn.Module, rate: int) -> None:
             module.dilation = (module.dilation[0] * rate, module.dilation[1] * rate)
             half = module.kernel_size[0] // 2
             module.padding = (half * module.dilation[0], half * module.dilation[1])
+
+
+def has_sk_units(name: str) -> bool:
+    """Whether a name of smp, or "tu-NAME" of timm, is a network of this module with SK units."""
+    network = NETWORKS.get(name.removeprefix("tu-"))
+    return network is not None and issubclass(network["block"], SKBottleneck)
+
+
+def build_sk_encoder(
+    name: str, settings: SKSettings, in_channels: int = 3, depth: int = 5, output_stride: int = 32
+) -> nn.Module:
+    """Build an encoder with other SK units than its own, with random weights.
+
+    smp hands no arguments to the encoders of its registry, so this does what its `get_encoder`
+    does.
+
+    Args:
+        name: one that `has_sk_units`.
+        settings: options that replace the network's own.
+        in_channels: channels of the input image.
+        depth: number of features after the input.
+        output_stride: stride of the last feature, 8, 16 or 32.
+
+    Raises:
+        UserError: options that do not fit together.
+    """
+    network = NETWORKS[name.removeprefix("tu-")]
+    own = network.get("block_args", {})
+    block_args = {**own, "sk_kwargs": {**own.get("sk_kwargs", {}), **settings.given()}}
+    if name.startswith("tu-"):
+        built: nn.Module = smp.encoders.get_encoder(
+            name, in_channels, depth, None, output_stride, block_args=block_args
+        )
+        return built
+    params = smp.encoders.encoders[name]["params"]
+    encoder = SKNetEncoder(
+        **{**params, "depth": depth, "output_stride": output_stride, "block_args": block_args}
+    )
+    encoder.set_in_channels(in_channels, pretrained=False)
+    if output_stride != 32:
+        encoder.make_dilated(output_stride)
+    return encoder
 
 
 def _smp_entry(network: dict[str, Any]) -> dict[str, Any]:

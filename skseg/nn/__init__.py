@@ -1,13 +1,23 @@
 """The selective-kernel operator and its fast paths."""
 
 from skseg.nn.optimize import optimize_for_inference
-from skseg.nn.sk import ARTICLE_BRANCHES, PAPER_BRANCHES, Branch, SKConv2d, record_attention
+from skseg.nn.sk import (
+    ARTICLE_BRANCHES,
+    PAPER_BRANCHES,
+    Branch,
+    FuseNorm,
+    Select,
+    SKConv2d,
+    record_attention,
+)
 
 __all__ = [
     "ARTICLE_BRANCHES",
     "PAPER_BRANCHES",
     "Branch",
+    "FuseNorm",
     "SKConv2d",
+    "Select",
     "optimize_for_inference",
     "record_attention",
 ]

@@ -1,0 +1,38 @@
+"""What a config may say about SK units: `model.sk`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skseg.nn import FuseNorm, Select
+
+
+@dataclass(frozen=True)
+class SKSettings:
+    """Options of the SK units of an encoder; unset ones are the encoder's own.
+
+    The values are checked where units are made, since jsonargparse would dress up an error here.
+
+    Args:
+        branches: [kernel size, dilation, groups] of each branch, the last two optional, such as
+            [[3, 1], [3, 2]].
+        select: "attention" as in the paper; "sum" adds the branches and "mean" averages them,
+            without attention.
+        reduction: ratio r of the attention's width d = max(channels // r, L).
+        min_attention_width: minimum L of that width.
+        fuse_norm: norm in the attention: "batch" as in the paper, "layer" for batches of a few
+            images, or "none".
+    """
+
+    branches: Sequence[Sequence[int]] | None = None
+    select: Select | None = None
+    reduction: int | None = None
+    min_attention_width: int | None = None
+    fuse_norm: FuseNorm | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are set, in plain values that a checkpoint may hold."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.branches is not None:
+            values["branches"] = [list(branch) for branch in self.branches]
+        return values
