@@ -1,4 +1,4 @@
-"""Time SK units and networks against timm's, their plain and SE twins, and bare convolutions.
+"""Time SK units and networks against timm's, their twins and bare convolutions; and loading.
 
 All candidates run in turn in one process, each in the faster of both memory formats, so ratios hold
 on a machine whose speed drifts. On a GPU absolute times count.
@@ -8,10 +8,14 @@ import argparse
 import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
+import cv2
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from matplotlib.figure import Figure
@@ -22,6 +26,8 @@ from timm.layers import SelectiveKernel
 from torch import nn
 
 import skseg
+from skseg.data import SegmentationDataset, get_dataset, read_image, read_pair, train_transform
+from skseg.data.streets import draw_dataset
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 # Channels, height and width in SKNet-50's stages for 256x256 images, and the first at 256x512.
@@ -160,6 +166,40 @@ def measurements(
     yield "maps kept for backward", "128x64x64", kept
 
 
+def loading(rounds: int) -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Seconds a training sample of 1024x2048 PNG takes, beside the least it could.
+
+    The least is OpenCV's decoding of image and mask and cutting the crop out of both.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        draw_dataset(root, train=4, val=1, height=1024, width=2048, seed=0, workers=2)
+        spec = get_dataset("streets", Path(root))
+        cv2.setNumThreads(0)  # as in a loader's workers
+        for crop in ((512, 512), (512, 1024)):
+            data = SegmentationDataset(spec, root, "train", train_transform(crop))
+            image, mask = read_pair(spec, data.pairs[0])
+            window = np.s_[: crop[0], : crop[1]]
+            steps = {
+                "floor": lambda p, w=window: (
+                    cv2.imread(str(p.image))[w].copy(),
+                    cv2.imread(str(p.mask), cv2.IMREAD_UNCHANGED)[w].copy(),
+                ),
+                "sample": lambda p, d=data: d[d.pairs.index(p), 0],
+                "of that: image": lambda p: read_image(p.image),
+                "mask": lambda p: spec.read_mask(p.mask),
+                "transforms": lambda p, d=data, i=image, m=mask: d.transform(image=i, mask=m),
+            }
+            times: dict[str, list[float]] = {name: [] for name in steps}
+            for _ in range(2 * rounds):
+                for name, step in steps.items():
+                    start = time.perf_counter()
+                    for pair in data.pairs:
+                        step(pair)
+                    times[name].append((time.perf_counter() - start) / len(data.pairs))
+            medians = {name: statistics.median(values) for name, values in times.items()}
+            yield "loading", f"crop {crop[0]}x{crop[1]}", medians
+
+
 def geometric_mean(values: list[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
@@ -179,6 +219,10 @@ def show(console: Console, results: dict[str, dict[str, dict[str, float]]]) -> N
             for name in ("convolutions", "timm"):
                 ratio = geometric_mean([r["SK unit"] / r[name] for r in rows.values()])
                 table.add_row(f"SK unit / {name}", f"{ratio:.2f}")
+        if group == "loading":
+            table.add_section()
+            ratio = geometric_mean([r["sample"] / r["floor"] for r in rows.values()])
+            table.add_row("sample / floor", f"{ratio:.2f}")
         if group.startswith("network"):
             table.add_section()
             for values in rows.values():
@@ -236,8 +280,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     results: dict[str, dict[str, dict[str, float]]] = {}
-    steps = measurements(args.device, args.rounds, args.encoder)
-    for group, label, values in track(steps, "measuring", total=20, transient=True):
+    steps = chain(measurements(args.device, args.rounds, args.encoder), loading(args.rounds))
+    for group, label, values in track(steps, "measuring", total=22, transient=True):
         results.setdefault(group, {})[label] = values
     show(Console(), results)
     if args.json:

@@ -9,8 +9,11 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 from skseg.errors import UserError
 
-CHECKPOINT_FORMAT = 1
-"""Raised when the `skseg` entry of a checkpoint changes."""
+CHECKPOINT_FORMAT = 2
+"""Raised when the `skseg` entry of a checkpoint changes; older ones are still read.
+
+2 added `sk`, the settings of the encoder's SK units.
+"""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -60,8 +63,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     record = checkpoint.get("skseg") if isinstance(checkpoint, dict) else None
     if record is None:
         raise UserError(f"checkpoint {path}: not written by skseg's fit")
-    if record["format"] != CHECKPOINT_FORMAT:
+    if record["format"] > CHECKPOINT_FORMAT:
         raise UserError(
-            f"checkpoint {path}: format {record['format']}, this version reads {CHECKPOINT_FORMAT}"
+            f"checkpoint {path}: format {record['format']}; this version reads up to "
+            f"{CHECKPOINT_FORMAT}"
         )
     return dict(checkpoint)

@@ -2,13 +2,13 @@
 
 import logging
 import os
-import sys
 import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -18,7 +18,7 @@ from rich.console import Console
 from skseg.callbacks import SavePredictions
 from skseg.checkpoints import AtomicCheckpointIO, read_checkpoint
 from skseg.data import SegmentationDataModule
-from skseg.errors import UserError
+from skseg.errors import UserError, exits_on_mistakes
 from skseg.loggers import MetricsLogger, Tracking, wandb_logger
 from skseg.losses import inverse_log_weights
 from skseg.metrics import evaluation_record
@@ -78,6 +78,7 @@ class SegmentationCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
         config = self.config_init.trainer
+        _check_precision(config.precision, config.accelerator)
         plugins = [*_as_list(config.plugins), AtomicCheckpointIO()]
         self.pictures = SavePredictions(self.run_dir / "pictures")
         self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
@@ -128,6 +129,14 @@ class SegmentationCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(self.config.clone(with_meta=False).as_dict())
+
+
+def _check_precision(precision: str | int | None, accelerator: str) -> None:
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    if on_cpu and str(precision).startswith("16"):  # Lightning would take bf16 and say nothing
+        raise UserError(
+            f"trainer.precision {precision} is for GPUs; on a CPU take bf16-mixed or 32-true"
+        )
 
 
 def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> tuple[Path, str | None]:
@@ -192,6 +201,7 @@ _SETTLED = (
     ".*your dataloader is not resumable.*",  # the datamodule is
     ".*It is recommended to use `self.log.*sync_dist=True`.*",  # all processes log the same
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
+    ".*LightningCLI's args parameter is intended.*",  # for what it is used by `skseg fit`
 )
 
 
@@ -199,6 +209,7 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
+@exits_on_mistakes
 def fit(args: list[str] | None = None) -> int:
     """Train as the command line says; return its exit code.
 
@@ -208,33 +219,31 @@ def fit(args: list[str] | None = None) -> int:
     for message in _SETTLED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
-    try:
-        cli = SegmentationCLI(
-            SegmentationTask,
-            SegmentationDataModule,
-            args=args,
-            run=False,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False},
-            trainer_defaults={"use_distributed_sampler": False, "max_epochs": 10},
-        )
-        cli.datamodule.trainer = cli.trainer  # knows the number of devices
-        cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
-        cli.check_resumed_model()
-        if cli.model.criterion.wants_class_weights:
-            weights = inverse_log_weights(cli.datamodule.train_counts())
-            cli.model.criterion.set_class_weights(weights)
-        if is_main_process():
-            cli.save_config()
-        cli.trainer.fit(
-            cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cli = SegmentationCLI(
+        SegmentationTask,
+        SegmentationDataModule,
+        args=args,
+        run=False,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        seed_everything_default=0,
+        parser_kwargs={"allow_abbrev": False},
+        trainer_defaults={"use_distributed_sampler": False, "max_epochs": 10},
+    )
+    cli.datamodule.trainer = cli.trainer  # knows the number of devices
+    cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
+    cli.check_resumed_model()
+    if cli.model.criterion.wants_class_weights:
+        weights = inverse_log_weights(cli.datamodule.train_counts())
+        cli.model.criterion.set_class_weights(weights)
+    if is_main_process():
+        cli.save_config()
+        if cli.model.conversion is not None:
+            print(cli.model.conversion)
+    cli.trainer.fit(
+        cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True
+    )
     if cli.trainer.is_global_zero:
         _print_end(cli)
     return 0

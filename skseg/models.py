@@ -1,6 +1,8 @@
 """Segmentation models: any encoder under any convolutional decoder of smp."""
 
 import inspect
+from collections.abc import Callable
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -8,7 +10,15 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from skseg.encoders import SKSettings, build_sk_encoder, has_sk_units  # registers the encoders
+from skseg.encoders import (  # and registers the encoders
+    LITE_ENCODERS,
+    Conversion,
+    SKSettings,
+    convert_to_sk,
+    has_sk_units,
+    load_lite_weights,
+    with_settings,
+)
 from skseg.errors import UserError
 
 
@@ -59,6 +69,7 @@ def build_model(
     encoder_depth: int | None = None,
     encoder_output_stride: int | None = None,
     sk: SKSettings | None = None,
+    report: Callable[[Conversion], object] | None = None,
     **decoder: Any,
 ) -> nn.Module:
     """Build an smp segmentation model whose logits have the input's size.
@@ -67,11 +78,14 @@ def build_model(
         arch: name of the architecture, a key of `ARCHS`.
         encoder_name: an encoder of this package, of smp, or "tu-NAME" for timm's NAME.
         encoder_weights: name of the encoder's pretrained weights; None starts from random ones.
+            "imagenet" of `efficientnet_lite0` to 2 needs their package, no hub.
         in_channels: channels of the input image.
         classes: channels of the logits.
         encoder_depth: number of encoder stages, 3 to 5; smp's default when None.
         encoder_output_stride: stride of the last stage, 8, 16 or 32; smp's default when None.
-        sk: options of the SK units of an encoder of this package.
+        sk: settings of the encoder's SK units; one without them is converted, see
+            `convert_to_sk`. When None the encoder is as it is.
+        report: called with what a conversion did.
         **decoder: further arguments of the smp class, such as ``decoder_channels``.
 
     Returns:
@@ -83,6 +97,8 @@ def build_model(
     """
     accepted = _find_arch(arch)
     check_encoder(encoder_name)
+    if sk is not None and has_sk_units(encoder_name):
+        encoder_name, sk = with_settings(encoder_name, sk), None
     parameters = inspect.signature(accepted.model).parameters
     depth = parameters["encoder_depth"].default if encoder_depth is None else encoder_depth
     own_stride = "encoder_output_stride" in parameters
@@ -98,10 +114,6 @@ def build_model(
         if key not in parameters or key in ("kwargs", "aux_params"):
             valid = [p for p in parameters if p.startswith(("decoder_", "psp_", "upsampling"))]
             raise UserError(f"{arch} has no argument {key!r}{_near(key, valid)}")
-    if sk is not None and not has_sk_units(encoder_name):
-        raise UserError(
-            f"sk: the encoder {encoder_name} has no SK units whose options it could set"
-        )
 
     settings: dict[str, Any] = {"encoder_depth": depth}
     settings["encoder_output_stride" if own_stride else "output_stride"] = stride
@@ -111,18 +123,25 @@ def build_model(
         settings["upsampling"] = min(stride, 2**depth)
     elif arch in ("unet", "unetplusplus", "manet"):
         settings["decoder_channels"] = _UNET_CHANNELS[-depth:]
+    packaged = encoder_name in LITE_ENCODERS and encoder_weights == "imagenet"
     try:
         model = accepted.model(
             encoder_name=encoder_name,
-            encoder_weights=encoder_weights,
+            encoder_weights=None if packaged else encoder_weights,
             in_channels=in_channels,
             classes=classes,
             **settings | decoder,
         )
     except (KeyError, ValueError) as error:
         raise UserError(f"{arch} with {encoder_name}: {error.args[0]}") from error
+    if packaged:
+        load_lite_weights(model.get_submodule("encoder"), encoder_name)
     if sk is not None:
-        model.encoder = build_sk_encoder(encoder_name, sk, in_channels, depth, stride)
+        options = {field.name: getattr(sk, field.name) for field in fields(sk)}
+        try:
+            model = convert_to_sk(model, report=report, **options)
+        except UserError as error:
+            raise UserError(f"model.sk with {encoder_name}: {error}") from error
     return model
 
 

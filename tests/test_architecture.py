@@ -23,9 +23,9 @@ ALLOWED = {
     "data": {"errors", "contract"},
     "report": {"contract"},
     "task": {
+        "encoders",
         "errors",
         "contract",
-        "encoders",
         "models",
         "losses",
         "metrics",
@@ -44,6 +44,12 @@ ALLOWED = {
         *("errors", "data", "losses", "metrics", "report", "task"),
         *("callbacks", "checkpoints", "loggers", "training"),
     },
+    "study": {"errors"},
+    "commands": {
+        *("study", "errors", "nn", "data", "inference", "task", "checking"),
+        *("evaluation", "prediction", "report", "results", "submission"),
+    },
+    "__main__": set(),  # by name, so that `skseg --help` need not import torch
     "__init__": {"errors", "nn", "encoders", "models", "data", "task"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

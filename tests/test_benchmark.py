@@ -20,3 +20,5 @@ def test_it_prints_plots_and_writes_numbers(tmp_path) -> None:
     assert results["maps kept for backward"]["128x64x64"]["timm"] > 6.5
     assert (tmp_path / "b.png").stat().st_size > 10_000
     assert "SK unit / timm" in done.stdout
+    assert set(results["loading"]) == {"crop 512x512", "crop 512x1024"}
+    assert "sample / floor" in done.stdout

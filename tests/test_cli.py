@@ -2,19 +2,23 @@
 
 import csv
 import os
+import resource
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+from running import REPOSITORY
 
 from skseg.callbacks import SavePredictions
 from skseg.cli import find_run, fit
 from skseg.errors import UserError
 from skseg.models import ARCHS
-from skseg.task import load_model
+from skseg.nn import SKConv2d
+from skseg.task import SegmentationTask, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +45,16 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
             "model.loss: min_kept belongs to ohem; focal has none",
         ),
         (["--data.name", "street"], "no data set 'street'"),
+        (
+            ["--model.encoder_name", "sknet_tiny_se", "--model.sk.select", "sum"],
+            "model.sk: sknet_tiny_se has no SK units; sknet26, ",
+        ),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
+        (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
+        (["--trainer.precision", "16-mixed"], "precision 16-mixed is for GPUs; on a CPU take bf16"),
         (["--data.batch_size", "99"], "data.batch_size is 99"),
         (["--data.crop_size", "[0,64]"], "data.crop_size"),
         (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
-        (["--model.sk.branches", "[[4]]"], "kernel sizes are odd and positive, got 4"),
-        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch is (kernel size, dilation, groups)"),
-        (["--model.sk.reduction", "0"], "reduction is at least 1, got 0"),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint below"),
         (
@@ -75,38 +82,6 @@ def test_an_unknown_key_is_named(
         fit(arguments(streets_root, tmp_path / "run", key, "3"))
     assert caught.value.code == 2
     assert key.removeprefix("--") in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("fuse_norm", "bach", "'batch', 'layer', 'none'"),
-        ("select", "max", "'attention', 'sum', 'mean'"),
-        ("fuse_normm", "batch", "fuse_normm"),
-    ],
-)
-def test_a_wrong_sk_setting_is_named(
-    key: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        fit(arguments(tmp_path, tmp_path / "run", f"--model.sk.{key}", value))
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_sk_settings_of_the_command_line_come_back_with_the_checkpoint(
-    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    more = ["--model.sk.fuse_norm", "batch", "--model.sk.branches", "[[3,1],[3,2],[3,3]]"]
-    args = arguments(streets_root, tmp_path / "run", *more)
-    assert fit(args) == 0
-    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert task.spec["sk"] == {"fuse_norm": "batch", "branches": [[3, 1], [3, 2], [3, 3]]}
-    unit = task.model.encoder.layer1[0].conv2
-    assert len(unit.paths) == 3
-    assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
-    assert fit([*args, "--ckpt_path", "last", "--model.sk.fuse_norm", "layer"]) == 2
-    assert "sk is {'branches'" in capsys.readouterr().err
 
 
 def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -204,6 +179,17 @@ def test_encoders_of_smp_and_timm_train(encoder: str, streets_root: Path, tmp_pa
     )
 
 
+def test_settings_of_sk_units_come_back_with_the_checkpoint(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--model.sk.fuse_norm", "batch", "--model.sk.branches", "[[3],[3,2],[3,3]]"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    unit = next(m for m in task.modules() if isinstance(m, SKConv2d))
+    assert [p.conv.dilation[0] for p in unit.paths] == [1, 2, 3]
+    assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
+
+
 def test_a_checkpoint_of_another_model_is_refused(
     streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -224,6 +210,46 @@ def test_a_run_folder_that_cannot_be_made_is_named(
     (tmp_path / "file").touch()
     assert fit(arguments(streets_root, tmp_path / "file" / "run")) == 2
     assert "file/run: cannot be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [2_000_000, 10_000], ids=["checkpoint", "picture"])
+def test_a_full_disk_ends_in_one_line(limit: int, streets_root: Path, tmp_path: Path) -> None:
+    """Files that cannot grow stand for it: first the checkpoint's, then the pictures' too."""
+    args = arguments(streets_root, tmp_path / "run", "--trainer.max_epochs", "2")
+    done = subprocess.run(
+        [sys.executable, "scripts/fit.py", *args],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))  # no half of one
+
+
+def test_gradients_are_clipped_to_the_norm(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain SGD at rate 1 one step moves the weights by the gradient."""
+    before: dict[str, torch.Tensor] = {}
+
+    def keep(task: torch.nn.Module) -> None:
+        before.update({name: p.detach().clone() for name, p in task.named_parameters()})
+
+    monkeypatch.setattr(SegmentationTask, "on_train_start", keep)
+    sgd = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1"]
+    sgd += ["--model.optimizer.weight_decay", "0", "--model.schedule.warmup_steps", "0"]
+    moved = {}
+    for limit in ("0.01", "1000"):
+        more = [*sgd, "--trainer.max_steps", "1", "--trainer.gradient_clip_val", limit]
+        assert fit(arguments(streets_root, tmp_path / limit, *more)) == 0
+        after = load_model(tmp_path / limit / "checkpoints" / "last.ckpt").named_parameters()
+        steps = [(p.detach() - before[name]).flatten() for name, p in after]
+        moved[limit] = torch.cat(steps).norm().item()
+    assert moved["0.01"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["1000"] > 0.1
 
 
 def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import skseg
 from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.models import ARCHS, InputRule, build_model, input_rule
+from skseg.nn import SKConv2d
 
 CASES = [
     (arch, depth, stride)
@@ -53,18 +54,6 @@ def test_decoder_arguments_reach_the_decoder() -> None:
     assert model.segmentation_head[0].in_channels == 4
 
 
-@pytest.mark.parametrize("arch", ["fpn", "deeplabv3plus"])
-def test_sk_settings_reach_the_encoder(arch: str) -> None:
-    torch.manual_seed(0)
-    sk = SKSettings(select="mean", branches=[(3, 1), (3, 2), (3, 3)])
-    model = build_model(arch, "sknet_tiny", in_channels=2, sk=sk)
-    units = [m for m in model.modules() if isinstance(m, skseg.SKConv2d)]
-    assert len(units) == 8
-    assert all(unit.attn is None and len(unit.paths) == 3 for unit in units)
-    assert model(torch.rand(2, 2, 64, 64)).shape == (2, 1, 64, 64)
-    assert input_rule(model) == input_rule(build_model(arch, "sknet_tiny"))
-
-
 def test_pan_wants_larger_pictures() -> None:
     assert input_rule(build_model("pan", "sknet_tiny")) == InputRule(16, 128)
     assert input_rule(build_model("unet", "sknet_tiny")) == InputRule(32, 32)
@@ -85,7 +74,6 @@ def test_pan_wants_larger_pictures() -> None:
         ({"arch": "unet", "decoder_chanels": 3}, "near: decoder_channels"),
         ({"encoder_weights": "imagenet"}, "Wrong pretrained weights `imagenet`"),
         ({"arch": "linknet", "encoder_name": "mit_b0"}, "mit_b0"),
-        ({"sk": SKSettings(branches=[(3, 1, 7)])}, "7 groups do not divide"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
@@ -98,3 +86,43 @@ def test_the_public_names() -> None:
         assert getattr(skseg, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'SKConv'"):
         skseg.SKConv  # noqa: B018
+
+
+def test_settings_of_sk_units_reach_each_of_them() -> None:
+    settings = SKSettings([[3], [3, 3], [5, 1, 4]], "mean")
+    model = skseg.build_model("deeplabv3plus", "sknet_tiny", sk=settings)
+    units = [m for m in model.modules() if isinstance(m, SKConv2d)]
+    assert len(units) == 8
+    for unit in units:
+        assert unit.attn is None
+        kernels = [(p.conv.kernel_size[0], p.conv.groups) for p in unit.paths]
+        assert kernels == [(3, 8), (3, 8), (5, 4)]
+    assert [p.conv.dilation[0] for p in units[-1].paths] == [2, 6, 2]  # at output stride 16
+    norms = SKSettings(fuse_norm="none", reduction=4, min_attention_width=8, pool_window=4)
+    (unit, *_) = [
+        m
+        for m in skseg.build_model("fpn", "sknet_tiny", sk=norms).modules()
+        if isinstance(m, SKConv2d)
+    ]
+    assert isinstance(unit.attn.bn, torch.nn.Identity)
+    assert unit.attn.fc_reduce.out_features == 8
+    assert unit.pool_window == 4
+
+
+def test_one_kernel_added_to_nothing_is_the_plain_network() -> None:
+    plain = skseg.build_model("fpn", "sknet_tiny_plain")
+    single = skseg.build_model("fpn", "sknet_tiny", sk=SKSettings([[3]], "sum"))
+    renamed = {
+        k.replace(".conv2.paths.0.conv.", ".conv2.").replace(".conv2.paths.0.bn.", ".bn2."): v
+        for k, v in single.state_dict().items()
+    }
+    plain.load_state_dict(renamed)
+    plain.eval(), single.eval()  # FPN's head has dropout
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(plain(x), single(x))
+
+
+@pytest.mark.parametrize("name", ["sknet_tiny_plain", "resnet18"])
+def test_settings_without_sk_units_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"model\.sk"):
+        skseg.build_model("fpn", name, sk=SKSettings(select="sum"))

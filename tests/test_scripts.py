@@ -128,7 +128,7 @@ def test_resumes_the_newest_checkpoint(run_dir: Path, streets_root: Path, tmp_pa
     done = run_script(
         "fit",
         *("--config", copy / "config.yaml", "--run_dir", copy, "--ckpt_path", "last"),
-        *("--trainer.max_epochs", 3, "--wandb.enabled", "false"),
+        *("--trainer.max_epochs", 3),
     )
     assert done.returncode == 0, done.stderr
     with (copy / "metrics.csv").open() as file:
@@ -136,6 +136,13 @@ def test_resumes_the_newest_checkpoint(run_dir: Path, streets_root: Path, tmp_pa
     assert epochs == [0, 1, 2]
     checkpoint = torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
+    parts = sorted(copy.glob("wandb/offline-run-*"))  # two recordings of one W&B run
+    assert len(parts) == 2
+    assert len({part.name.rsplit("-", 1)[1] for part in parts}) == 1
+    shutil.rmtree(parts[0])
+    steps = [row["trainer/global_step"] for row in read_run(copy)["history"]]
+    assert steps
+    assert min(steps) >= 4  # what the first part has is not logged again
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)

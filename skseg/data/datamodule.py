@@ -14,7 +14,13 @@ from torch.utils.data import DataLoader
 from skseg.data.dataset import Sample, SegmentationDataset
 from skseg.data.registry import get_dataset
 from skseg.data.samplers import EvalSampler, TrainSampler
-from skseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform, train_transform
+from skseg.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    eval_transform,
+    load_augmentation,
+    train_transform,
+)
 from skseg.errors import UserError
 
 
@@ -35,6 +41,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         scale: tuple[float, float] = (0.5, 2.0),
         flip: float = 0.5,
         color_jitter: float = 0.3,
+        augmentation: str | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         num_workers: int = 2,
@@ -52,6 +59,8 @@ class SegmentationDataModule(pl.LightningDataModule):
             flip: The probability of mirroring a training image.
             color_jitter: The strength of random changes of brightness, contrast, saturation and
                 hue, from 0 (off) to 1.
+            augmentation: File of further random transforms of the training crops, written by
+                albumentations' A.save; they come after those above.
             mean: RGB mean of the images, in fractions of the full range.
             std: RGB standard deviation of the images, in fractions of the full range.
             num_workers: Processes that read and transform, for each loader.
@@ -70,6 +79,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         self.scale = scale
         self.flip = flip
         self.color_jitter = color_jitter
+        self.augmentation = augmentation
         self.mean = mean
         self.std = std
         self.num_workers = num_workers
@@ -97,12 +107,18 @@ class SegmentationDataModule(pl.LightningDataModule):
         """Finds the files of the stage's splits.
 
         Raises:
-            UserError: The data are missing or incomplete, or `batch_size` does not fit the
-                training set and the number of devices.
+            UserError: The data are missing or incomplete, `batch_size` does not fit the
+                training set and the number of devices, or `augmentation` is no such file.
         """
         if stage == "fit":
             transform = train_transform(
-                self.crop_size, self.scale, self.flip, self.color_jitter, self.mean, self.std
+                self.crop_size,
+                self.scale,
+                self.flip,
+                self.color_jitter,
+                self.mean,
+                self.std,
+                load_augmentation(self.augmentation, self.crop_size) if self.augmentation else None,
             )
             self.train_set = SegmentationDataset(self.spec, self.root, "train", transform)
             self._check_batch_size()

@@ -16,7 +16,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, SelectiveKernel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skseg.encoders.settings import OF_CONVERSION, SKSettings
+from skseg.encoders.settings import SKSettings
 from skseg.encoders.stages import encoder_stages
 from skseg.encoders.tracing import Chain, has_hooks, trace_chains
 from skseg.errors import UserError
@@ -172,15 +172,15 @@ def _check_options(options: dict[str, Any]) -> SKSettings:
     settings = SKSettings(**options)
     if settings.select == "sum":
         raise UserError(
-            "sk.select: sum would multiply what a converted encoder computes by its number of "
+            "select: sum would multiply what a converted encoder computes by its number of "
             "branches; mean is the control without attention"
         )
     for branch in _branches(settings):
         if len(branch) > 2:
-            raise UserError(f"sk.branches: a conversion keeps the groups, got {list(branch)}")
+            raise UserError(f"branches: a conversion keeps the groups, got {list(branch)}")
         if branch[0] < 3:
             raise UserError(
-                f"sk.branches: kernel sizes are those of a 3x3's branches, so at least 3, got "
+                f"branches: kernel sizes are those of a 3x3's branches, so at least 3, got "
                 f"{branch[0]}"
             )
     return settings
@@ -207,7 +207,7 @@ def _choose(
             if not any(fnmatchcase(name, pattern) for name in chains):
                 near = get_close_matches(pattern, list(chains), n=3)
                 raise UserError(
-                    f"sk.modules: no convolution is called {pattern!r}"
+                    f"modules: no convolution is called {pattern!r}"
                     f"{'; near: ' + ', '.join(near) if near else ''}"
                 )
     if settings.stages is not None:
@@ -215,7 +215,7 @@ def _choose(
         for stage in settings.stages:
             if stage not in present:
                 raise UserError(
-                    f"sk.stages: no stage {stage}; there are {', '.join(map(str, present))}"
+                    f"stages: no stage {stage}; there are {', '.join(map(str, present))}"
                 )
     kernels = [m for m in encoder.modules() if isinstance(m, SelectiveKernel)]
     inside = {id(module) for kernel in kernels for module in kernel.modules()}
@@ -297,16 +297,15 @@ def _make_unit(encoder: nn.Module, chain: Chain, settings: SKSettings) -> SKConv
     own = conv.kernel_size[0]
     branches = [Branch(*branch) for branch in _branches(settings)]
     branches = [b._replace(kernel_size=own + b.kernel_size - 3) for b in branches]
-    options = {k: v for k, v in settings.given().items() if k not in OF_CONVERSION | {"branches"}}
+    options = {"fuse_norm": "layer", **settings.unit_arguments(), "branches": branches}
     unit = SKConv2d(
         conv.in_channels,
         conv.out_channels,
         stride=conv.stride[0],
         groups=conv.groups,
-        branches=branches,
         norm_layer=lambda channels: copy.deepcopy(norm),
         act_layer=partial(copy.deepcopy, act),
-        **{"fuse_norm": "layer"} | options,
+        **options,
     )
     for branch, path in zip(branches, paths_of(unit), strict=True):
         path.conv = _grow(conv, branch)
@@ -402,7 +401,7 @@ def _multiply_adds(network: nn.Module, example: Tensor) -> int:
     copied = copy.deepcopy(network).to("meta", torch.float32).eval()
     with FlopCounterMode(display=False) as counter:
         copied(image)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def _like(network: nn.Module, example: Tensor) -> Tensor:

@@ -1,48 +1,52 @@
-"""What a config may say about SK units: `model.sk`."""
+"""Settings of an encoder's SK units, as configs and checkpoints hold them."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from skseg.nn import FuseNorm, Select
 
 OF_CONVERSION = {"stages", "modules"}
-"""The settings that choose what to convert; the others are those of :class:`skseg.SKConv2d`."""
+"""The settings that choose what to convert; the others are those of the units."""
 
 
 @dataclass(frozen=True)
 class SKSettings:
-    """Options of the SK units of an encoder; unset ones are the encoder's own.
+    """Settings of an encoder's SK units; what is unset is the encoder's own.
 
-    An encoder of this package with SK units is built with these. Any other one is converted, see
-    :func:`skseg.encoders.convert_to_sk`, and what its units have without these says its docstring.
-    The values are checked there, since jsonargparse would dress up an error raised here.
+    An encoder without SK units is converted with them, see :func:`skseg.convert_to_sk`. Values are
+    checked there and in :class:`skseg.SKConv2d`: jsonargparse would dress up what is raised here.
 
     Args:
-        branches: [kernel size, dilation, groups] of each branch, the last two optional, such as
-            [[3, 1], [3, 2]].
-        select: "attention" as in the paper; "sum" adds the branches (not in a conversion) and
-            "mean" averages them, without attention.
-        reduction: ratio r of the attention's width d = max(channels // r, L).
-        min_attention_width: minimum L of that width.
-        fuse_norm: norm in the attention: "batch" as in the paper, "layer" for batches of a few
-            images, or "none".
-        stages: in a conversion, the encoder's stages, 1 (stride 2) to 5 (stride 32).
-        modules: in a conversion, names of the convolutions, or patterns of names such as
-            "layer4.*.conv2", and no others.
+        branches: kernels of the units, each [kernel size, dilation, groups] with the last two
+            optional: [[3], [3, 2]] are the paper's, its "5x5" being a 3x3 with dilation 2.
+        select: "attention" weighs the branches, "sum" adds (not in a conversion) and "mean"
+            averages them.
+        reduction: reduction ratio r of the attention's width.
+        min_attention_width: minimum L of the attention's width.
+        fuse_norm: norm inside the attention: "batch" as in the paper, "layer", or "none".
+        pool_window: side of the windows, in pixels of a unit's output, that are weighed by
+            themselves; 0 weighs the branches once an image, as in the paper.
+        stages: stages of the encoder to convert, 1 (stride 2) to 5 (stride 32).
+        modules: names of the convolutions to convert, or patterns of names such as
+            "layer4.*.conv2", instead of the usual choice.
     """
 
-    branches: Sequence[Sequence[int]] | None = None
+    branches: list[list[int]] | None = None
     select: Select | None = None
     reduction: int | None = None
     min_attention_width: int | None = None
     fuse_norm: FuseNorm | None = None
-    stages: Sequence[int] | None = None
-    modules: Sequence[str] | None = None
+    pool_window: int | None = None
+    stages: list[int] | None = None
+    modules: list[str] | None = None
 
-    def given(self) -> dict[str, Any]:
-        """Return the options that are set, in plain values that a checkpoint may hold."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
-        if self.branches is not None:
-            values["branches"] = [list(branch) for branch in self.branches]
-        return values | {key: list(values[key]) for key in OF_CONVERSION & values.keys()}
+    def unit_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `skseg.nn.SKConv2d` that are set."""
+        arguments = {
+            key: value
+            for key, value in asdict(self).items()
+            if value is not None and key not in OF_CONVERSION
+        }
+        if self.pool_window == 0:
+            arguments["pool_window"] = None
+        return arguments

@@ -6,6 +6,8 @@ weights and hubs work as timm's do. Within a trunk only the block differs:
     NAME        SK[2, G, 16] in place of the 3x3 convolution
     NAME_plain  the 3x3 convolution
     NAME_se     the 3x3 convolution, and squeeze-and-excitation (ratio 16) on the block's output
+    NAME_sum    the branches of NAME, added without attention
+    NAME_wide   the 3x3 convolution, of so many more channels that the network has NAME's parameters
 """
 
 from functools import partial
@@ -21,7 +23,8 @@ from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from skseg.encoders.settings import SKSettings
+from skseg.encoders.settings import OF_CONVERSION, SKSettings
+from skseg.errors import UserError
 from skseg.nn import SKConv2d
 
 
@@ -80,6 +83,8 @@ TRUNKS: dict[str, dict[str, Any]] = {
     "sknet101": {"layers": (3, 4, 23, 3), **_RESNEXT},
     "sknet_tiny": _TINY,
 }
+# base_width of NAME_wide: parameters within 1.5 % of NAME's, of sknet_tiny's within 0.1 %.
+_WIDE = {"sknet26": 4.5, "sknet50": 4.5, "sknet101": 4.5, "sknet_tiny": 10.25}
 _SE = {"attn_layer": partial(SEModule, rd_ratio=1 / 16)}
 
 
@@ -90,12 +95,18 @@ def _networks() -> dict[str, dict[str, Any]]:
         tiny = name == "sknet_tiny"
         plain = NarrowBottleneck if tiny else Bottleneck
         sk = NarrowSKBottleneck if tiny else SKBottleneck
-        sk_args = {"sk_kwargs": {"fuse_norm": "layer"}} if tiny else {}
+        sk_kwargs = {"fuse_norm": "layer"} if tiny else {}
         # As timm's SK networks, none starts with zeros in the last norm of a block.
         trunk = {**trunk, "zero_init_last": False}
-        networks[name] = {**trunk, "block": sk, "block_args": sk_args}
+        networks[name] = {**trunk, "block": sk, "block_args": {"sk_kwargs": sk_kwargs}}
         networks[f"{name}_plain"] = {**trunk, "block": plain}
         networks[f"{name}_se"] = {**trunk, "block": plain, "block_args": _SE}
+        networks[f"{name}_sum"] = {
+            **trunk,
+            "block": sk,
+            "block_args": {"sk_kwargs": {"select": "sum"}},
+        }
+        networks[f"{name}_wide"] = {**trunk, "block": plain, "base_width": _WIDE[name]}
     return networks
 
 
@@ -187,48 +198,6 @@ def _dilate(block: nn.Module, rate: int) -> None:
             module.padding = (half * module.dilation[0], half * module.dilation[1])
 
 
-def has_sk_units(name: str) -> bool:
-    """Whether a name of smp, or "tu-NAME" of timm, is a network of this module with SK units."""
-    network = NETWORKS.get(name.removeprefix("tu-"))
-    return network is not None and issubclass(network["block"], SKBottleneck)
-
-
-def build_sk_encoder(
-    name: str, settings: SKSettings, in_channels: int = 3, depth: int = 5, output_stride: int = 32
-) -> nn.Module:
-    """Build an encoder with other SK units than its own, with random weights.
-
-    smp hands no arguments to the encoders of its registry, so this does what its `get_encoder`
-    does.
-
-    Args:
-        name: one that `has_sk_units`.
-        settings: options that replace the network's own.
-        in_channels: channels of the input image.
-        depth: number of features after the input.
-        output_stride: stride of the last feature, 8, 16 or 32.
-
-    Raises:
-        UserError: options that do not fit together.
-    """
-    network = NETWORKS[name.removeprefix("tu-")]
-    own = network.get("block_args", {})
-    block_args = {**own, "sk_kwargs": {**own.get("sk_kwargs", {}), **settings.given()}}
-    if name.startswith("tu-"):
-        built: nn.Module = smp.encoders.get_encoder(
-            name, in_channels, depth, None, output_stride, block_args=block_args
-        )
-        return built
-    params = smp.encoders.encoders[name]["params"]
-    encoder = SKNetEncoder(
-        **{**params, "depth": depth, "output_stride": output_stride, "block_args": block_args}
-    )
-    encoder.set_in_channels(in_channels, pretrained=False)
-    if output_stride != 32:
-        encoder.make_dilated(output_stride)
-    return encoder
-
-
 def _smp_entry(network: dict[str, Any]) -> dict[str, Any]:
     stem = 2 * network["stem_width"] if "stem_width" in network else 64
     planes = network.get("channels", (64, 128, 256, 512))
@@ -271,6 +240,37 @@ def _register(name: str, network: dict[str, Any]) -> None:
     entrypoint.__doc__ = f"Build {name} as a timm model."
     register_model(entrypoint)
     smp.encoders.encoders[name] = _smp_entry(network)
+
+
+def with_settings(name: str, settings: SKSettings) -> str:
+    """Return the name, in smp, of a network of this module with other settings of its SK units.
+
+    smp builds encoders by name alone, so each such network gets a name of its own there.
+
+    Args:
+        name: an encoder of this module that `has_sk_units`.
+        settings: the settings.
+
+    Raises:
+        UserError: settings of a conversion.
+    """
+    for key in sorted(OF_CONVERSION):
+        if getattr(settings, key) is not None:
+            raise UserError(
+                f"model.sk.{key} is for encoders that are converted; {name} has SK units of its own"
+            )
+    network = NETWORKS[name]
+    own = network["block_args"]["sk_kwargs"]
+    changed = settings.unit_arguments()
+    full_name = f"{name}({', '.join(f'{k}={v}' for k, v in changed.items())})"
+    block_args = {"sk_kwargs": {**own, **changed}}
+    smp.encoders.encoders[full_name] = _smp_entry({**network, "block_args": block_args})
+    return full_name
+
+
+def has_sk_units(name: str) -> bool:
+    """Whether a name is a network of this module that has SK units."""
+    return "sk_kwargs" in NETWORKS.get(name, {}).get("block_args", {})
 
 
 for _name, _network in NETWORKS.items():

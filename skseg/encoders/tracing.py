@@ -97,7 +97,7 @@ def trace_chains(network: nn.Module, image: Tensor) -> dict[str, Chain]:
     copied = copy.deepcopy(network).eval()
     for module in copied.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False  # else norm and activation would return the same tensor
+            setattr(module, "inplace", False)  # noqa: B010  else norm and activation would return the same tensor
     run = _Run()
 
     def watch(name: str, module: nn.Module) -> list[RemovableHandle]:

@@ -43,11 +43,12 @@ def fits_kernels(unit: "SKConv2d") -> bool:
     """Whether the kernels know this kind of unit.
 
     That is 3x3 kernels of any dilation at stride 1, as many channels out as in, the same groups in
-    all branches, and ReLUs, as in the paper.
+    all branches, ReLUs, and one attention an image, as in the paper.
     """
     first = paths_of(unit)[0].conv
     return (
         unit.attn is not None
+        and unit.pool_window is None
         and unit.in_channels == unit.out_channels
         and not unit.split_input
         and len(unit.paths) <= kernels.MAX_BRANCHES

@@ -30,7 +30,7 @@ class FoldedSKConv2d(nn.Module):
         super().__init__()
         assert unit.attn is not None
         self.paths, self.attn = unit.paths, unit.attn
-        self.split_input = unit.split_input
+        self.split_input, self.pool_window = unit.split_input, unit.pool_window
         self.fits_kernels = fits_kernels(unit)
         convs = [path.conv for path in paths_of(unit)]
         self.dilations = [conv.dilation[0] for conv in convs]
@@ -52,7 +52,8 @@ class FoldedSKConv2d(nn.Module):
         inputs = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
         for i, path in enumerate(self.paths):
             maps.append(path(inputs[i]))
-        out: Tensor = weighted_sum(maps, self.attn(pooled_sum(maps)))
+        attention = self.attn(pooled_sum(maps, self.pool_window))
+        out: Tensor = weighted_sum(maps, attention, self.pool_window)
         return out
 
     @torch.jit.unused

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skseg.errors import UserError
@@ -88,21 +89,39 @@ class SKAttention(nn.Module):
         """Weigh the branches.
 
         Args:
-            pooled: [B, C], the mean over the image of the sum of all branches.
+            pooled: [B, C], the mean over the image of the sum of all branches; or the means over
+                h x w windows of it, [B, C, h, w], each of which is weighed by itself.
 
         Returns:
-            [B, M, C], positive, sums to 1 over the branches.
+            [B, M, C] or [B, M, C, h, w], positive, sums to 1 over the branches.
 
         Raises:
             UserError: a batch norm is to train on one image, one value a channel.
         """
+        if pooled.dim() == 4:
+            batch, channels, height, width = pooled.shape
+            windows = self._weigh(pooled.permute(0, 2, 3, 1).reshape(-1, channels))
+            attention = windows.reshape(batch, height, width, self.branches, -1)
+            return attention.permute(0, 3, 4, 1, 2)
+        return self._weigh(pooled)
+
+    def _weigh(self, pooled: Tensor) -> Tensor:
         z = self.act(self.bn(self.fc_reduce(pooled)))
         logits = self.fc_select(z).unflatten(1, (self.branches, -1))
         return torch.softmax(logits, dim=1)
 
 
-def pooled_sum(maps: list[Tensor]) -> Tensor:
-    """Average the sum of maps [B, C, H, W] over the image: [B, C]."""
+def pooled_sum(maps: list[Tensor], window: int | None = None) -> Tensor:
+    """Average the sum of maps [B, C, H, W] over the image, [B, C].
+
+    With a `window`, in pixels, over squares of that side from the top left: [B, C, h, w], where
+    those at the right and bottom average what they have.
+    """
+    if window is not None:
+        total = maps[0]
+        for u in maps[1:]:
+            total = total + u
+        return F.avg_pool2d(total, window, ceil_mode=True)
     # The mean of the sum is the sum of the means: no pass over a summed map.
     pooled = maps[0].mean(dim=(2, 3))
     for u in maps[1:]:
@@ -110,15 +129,35 @@ def pooled_sum(maps: list[Tensor]) -> Tensor:
     return pooled
 
 
-def weighted_sum(maps: list[Tensor], attention: Tensor) -> Tensor:
-    """Sum M maps [B, C, H, W] with weights [B, M, C] that sum to 1 over the maps."""
-    weights = attention[:, :, :, None, None]
+def weighted_sum(maps: list[Tensor], attention: Tensor, window: int | None = None) -> Tensor:
+    """Sum M maps [B, C, H, W] with weights that sum to 1 over the maps.
+
+    The weights are [B, M, C]; or of `pooled_sum`'s windows, [B, M, C, h, w], and then bilinear
+    between the windows' centres.
+    """
+    if window is None:
+        weights = attention[:, :, :, None, None]
+    else:
+        weights = _between_windows(attention, window, maps[0].shape[2], maps[0].shape[3])
     if len(maps) == 2:
         return torch.lerp(maps[1], maps[0], weights[:, 0])  # one pass
     out = maps[0] * weights[:, 0]
     for i in range(1, len(maps)):
         out = torch.addcmul(out, maps[i], weights[:, i])
     return out
+
+
+def _between_windows(attention: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Interpolate weights [B, M, C, h, w] of windows to pixels [B, M, C, height, width]."""
+    rows, columns = attention.shape[3], attention.shape[4]
+    # To whole windows first, so that their centres stay where they are.
+    pixels = F.interpolate(
+        attention.flatten(1, 2), (rows * window, columns * window), mode="bilinear"
+    )
+    weights = pixels.reshape(
+        attention.shape[0], attention.shape[1], -1, rows * window, columns * window
+    )
+    return weights[..., :height, :width]
 
 
 class SKConv2d(nn.Module):
@@ -154,6 +193,8 @@ class SKConv2d(nn.Module):
         fuse_norm: norm inside Fuse, see :class:`SKAttention`.
         fuse_act: whether Fuse has a ReLU.
         fuse_bias: whether the linear layers of Fuse and Select have a bias.
+        pool_window: None weighs the branches once an image, as in the paper; a number weighs them
+            by region, from the mean over windows of that many pixels of the output a side.
 
     Raises:
         UserError: the numbers do not fit together.
@@ -178,6 +219,7 @@ class SKConv2d(nn.Module):
         fuse_norm: FuseNorm = "batch",
         fuse_act: bool = True,
         fuse_bias: bool = False,
+        pool_window: int | None = None,
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
@@ -191,6 +233,7 @@ class SKConv2d(nn.Module):
             ("dilation", dilation),
             ("reduction", reduction),
             ("min_attention_width", min_attention_width),
+            ("pool_window", 1 if pool_window is None else pool_window),
         ):
             if value < 1:
                 raise UserError(f"{name} is at least 1, got {value}")
@@ -203,6 +246,7 @@ class SKConv2d(nn.Module):
         self.out_channels = out_channels
         self.select = select
         self.split_input = split_input
+        self.pool_window = pool_window
         branch_in = in_channels // len(specs) if split_input else in_channels
         self.paths = nn.ModuleList(
             ConvNormAct(
@@ -237,7 +281,8 @@ class SKConv2d(nn.Module):
             maps.append(path(inputs[i]))  # [B, C, H', W']
 
         if self.attn is not None:
-            return weighted_sum(maps, self.attn(pooled_sum(maps)))
+            pooled = pooled_sum(maps, self.pool_window)
+            return weighted_sum(maps, self.attn(pooled), self.pool_window)
         out = maps[0]
         for u in maps[1:]:
             out = out + u
@@ -246,7 +291,8 @@ class SKConv2d(nn.Module):
     def extra_repr(self) -> str:
         """What the children do not show."""
         text = f"{self.in_channels}, {self.out_channels}, select={self.select}"
-        return text + (", split_input=True" if self.split_input else "")
+        text += ", split_input=True" if self.split_input else ""
+        return text + (f", pool_window={self.pool_window}" if self.pool_window else "")
 
 
 def _check_branches(branches: Sequence[Branch | Sequence[int]], groups: int) -> list[Branch]:
@@ -302,7 +348,8 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
     Yields:
         A dict that after each forward pass holds, by the unit's name in the model, its last
-        attention: [B, M, C], detached, positive, sums to 1 over the M branches.
+        attention: [B, M, C], or [B, M, C, h, w] with a `pool_window`, detached, positive, sums to
+        1 over the M branches.
     """
     recorded: dict[str, Tensor] = {}
 

@@ -1,8 +1,9 @@
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from skseg.data.files import VOID, by_name, read_image, read_indices, remap
 from skseg.errors import UserError
@@ -13,6 +14,24 @@ GREY = RGB[..., 0]
 
 def test_rgb_is_read_as_rgb(tmp_path, save):
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", RGB)), RGB)
+
+
+@pytest.mark.parametrize("side", [1, 7, 130])
+def test_a_png_is_decoded_to_pillows_bytes(tmp_path, side):
+    """Whichever decoder takes it: with a palette, colour profile or gamma too."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    picture.save(tmp_path / "plain.png")
+    picture.save(tmp_path / "profile.png", icc_profile=ImageCms.ImageCmsProfile(
+        ImageCms.createProfile("sRGB")
+    ).tobytes())  # fmt: skip
+    picture.save(tmp_path / "transparent.png", transparency=(1, 2, 3))
+    content = (tmp_path / "plain.png").read_bytes()
+    gamma = b"gAMA" + (20_000).to_bytes(4)
+    chunk = (4).to_bytes(4) + gamma + zlib.crc32(gamma).to_bytes(4)
+    (tmp_path / "gamma.png").write_bytes(content[:33] + chunk + content[33:])
+    for path in tmp_path.glob("*.png"):
+        np.testing.assert_array_equal(read_image(path), noise)
 
 
 def test_grey_becomes_three_equal_channels(tmp_path, save):
@@ -99,7 +118,7 @@ def test_an_unreadable_file_is_named(tmp_path, save, capfd, read, suffix, kind):
     assert capfd.readouterr().err == ""
 
 
-def test_damage_anywhere_is_an_error_or_a_picture(tmp_path, save):
+def test_damage_anywhere_is_an_error_or_a_picture(tmp_path, save, capfd):
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     content = save(tmp_path / "a.png", noise).read_bytes()
     refused = 0
@@ -112,6 +131,7 @@ def test_damage_anywhere_is_an_error_or_a_picture(tmp_path, save):
         except UserError:
             refused += 1
     assert refused > 10
+    assert capfd.readouterr().err == ""
 
 
 def test_remap_maps_values_and_keeps_void():

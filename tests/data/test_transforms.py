@@ -1,11 +1,21 @@
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from skseg.data import VOID
-from skseg.data.transforms import RandomCropNotVoid, eval_transform, reseed, train_transform
+from skseg.data.transforms import (
+    RandomScaleCrop,
+    eval_transform,
+    load_augmentation,
+    reseed,
+    train_transform,
+)
+from skseg.errors import UserError
+
+import albumentations as A  # isort: skip  after skseg, which keeps it off the network
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 STILL = {"scale": (1.0, 1.0), "flip": 0.0, "color_jitter": 0.0}
@@ -124,7 +134,7 @@ def test_a_picture_that_is_all_void_is_kept():
 
 
 def test_the_crop_reaches_all_corners():
-    transform = RandomCropNotVoid(2, 2)
+    transform = RandomScaleCrop((2, 2), (1.0, 1.0))
     mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
     corners = set()
     for seed in range(200):
@@ -132,6 +142,92 @@ def test_the_crop_reaches_all_corners():
         out = transform(image=np.zeros((4, 4, 3), np.uint8), mask=mask)["mask"]
         corners.add(int(out[0, 0]))
     assert corners == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_scaling_the_crop_is_cropping_the_scaled(factor):
+    """Away from the crop's border it is a cutting of the whole picture scaled by OpenCV."""
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (40, 60, 3), np.uint8)
+    mask = generator.integers(0, 5, (40, 60), np.uint8)
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    cuttings = {}
+    for y, x in np.ndindex(2, 2):  # a crop may start between the pixels of the smaller picture
+        most = np.s_[y : y + 38, x : x + 58]  # of even sides
+        scaled = cv2.resize(image[most], None, fx=factor, fy=factor, interpolation=method)
+        classes = cv2.resize(
+            mask[most], None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        for top, left in np.ndindex(scaled.shape[0] - 7, scaled.shape[1] - 11):
+            window = np.s_[top : top + 8, left : left + 12]
+            cuttings[scaled[window].tobytes()] = classes[window]
+    transform = RandomScaleCrop((12, 16), (factor, factor))
+    transform.set_random_seed(0)
+    for _ in range(10):
+        out = transform(image=image, mask=mask)
+        inside = np.s_[2:-2, 2:-2]
+        np.testing.assert_array_equal(cuttings[out["image"][inside].tobytes()], out["mask"][inside])
+
+
+def saved(path, *transforms):
+    A.save(A.Compose(transforms), path, data_format="json" if path.suffix == ".json" else "yaml")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_an_augmentation_of_ones_own_is_applied_and_follows_the_seed(tmp_path, name):
+    path = saved(
+        tmp_path / name,
+        A.InvertImg(p=1),
+        A.GaussNoise(p=0.9),
+        A.Rotate(fill_mask=VOID),
+        A.CoarseDropout(),
+        A.Affine(border_mode=cv2.BORDER_REFLECT),
+    )
+    own = load_augmentation(path, (48, 64))
+    transform = train_transform((48, 64), **STILL, **HALF, augmentation=own)
+    first, again, other = (apply(transform, seed) for seed in (1, 1, 2))
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["mask"], again["mask"])
+    assert not torch.equal(first["mask"], other["mask"])
+    inverted = load_augmentation(saved(tmp_path / name, A.InvertImg(p=1)), (48, 64))
+    out = apply(train_transform((48, 64), **STILL, **HALF, augmentation=inverted), 0)
+    values = (out["image"][0] * 0.5 + 0.5) * 255
+    torch.testing.assert_close(values, 255 - out["mask"].float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (A.Rotate(), "Rotate fills masks with 0.0, a class; give it fill_mask=255"),
+        (A.OneOf([A.NoOp(), A.Affine(fill_mask=3)]), "Affine fills masks with 3"),
+        (A.Resize(10, 10), r"image uint8 \[48, 64, 3\] uint8 \[10, 10, 3\]; leave the size"),
+        (A.Normalize(p=1), "float32"),
+        (A.ToTensorV2(p=1), r"torch.uint8 \[3, 48, 64\]"),
+        (A.RandomCrop(9, 99, pad_if_needed=True), "RandomCrop fills masks with 0"),
+        (A.RandomCrop(99, 99, p=1), "fails on a crop"),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_an_augmentation_that_would_spoil_training_is_refused(tmp_path, transform, message):
+    path = saved(tmp_path / "mine.yaml", transform)
+    with pytest.raises(UserError, match=rf"mine\.yaml:? .*{message}"):
+        load_augmentation(path, (48, 64))
+
+
+def test_a_file_of_something_else_is_no_augmentation(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: No such file"):
+        load_augmentation(tmp_path / "none.yaml", (8, 8))
+    for content in (
+        "",
+        "a: [",
+        "transform: {}",
+        "- 1",
+        "transform: {__class_fullname__: Evil, p: 1}",
+    ):
+        (tmp_path / "x.yaml").write_text(content)
+        with pytest.raises(UserError, match=r"x\.yaml is not what albumentations' A.save writes"):
+            load_augmentation(tmp_path / "x.yaml", (8, 8))
 
 
 def test_albumentations_has_nothing_to_warn_about():

@@ -8,15 +8,13 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from timm.models.resnet import Bottleneck
 from torch import nn
 
 import skseg
-from skseg.encoders import SKSettings, build_sk_encoder
 from skseg.nn import SKConv2d
 
 NAMES = skseg.list_encoders()
-TINY = ["sknet_tiny", "sknet_tiny_plain", "sknet_tiny_se"]
+TINY = [f"sknet_tiny{twin}" for twin in ("", "_plain", "_se", "_sum", "_wide")]
 STRIDES = [1, 2, 4, 8, 16, 32]
 
 
@@ -58,7 +56,7 @@ def test_twins_are_timms_resnext_and_seresnext() -> None:
 
 
 def test_twins_differ_in_the_3x3_alone() -> None:
-    sk, plain, se = (get_encoder(name).state_dict() for name in TINY)
+    sk, plain, se = (get_encoder(name).state_dict() for name in TINY[:3])
 
     def rest(state: dict) -> dict:
         skipped = (".conv2.", ".bn2.", ".se.")
@@ -68,6 +66,22 @@ def test_twins_differ_in_the_3x3_alone() -> None:
     assert any(".conv2.paths.1." in k for k in sk)
     # squeeze-and-excitation of ratio 16 on the block's output
     assert se["layer4.0.se.fc1.weight"].shape[:2] == (512 // 16, 512)
+
+
+@pytest.mark.parametrize("name", skseg.encoders.TRUNKS)
+def test_wide_twins_have_the_parameters_of_the_sk_network(name: str) -> None:
+    with torch.device("meta"):
+        sk, plain, wide = (get_encoder(name + twin) for twin in ("", "_plain", "_wide"))
+    assert parameters(wide) == pytest.approx(parameters(sk), rel=0.016)
+    assert parameters(plain) < 0.92 * parameters(sk)
+    assert wide.out_channels == sk.out_channels
+
+
+def test_sum_twins_are_the_sk_network_without_attention() -> None:
+    sk, added = get_encoder("sknet_tiny"), get_encoder("sknet_tiny_sum")
+    kept = {k: v.shape for k, v in sk.state_dict().items() if ".attn." not in k}
+    assert kept == {k: v.shape for k, v in added.state_dict().items()}
+    assert {m.select for m in added.modules() if isinstance(m, SKConv2d)} == {"sum"}
 
 
 def test_equals_timms_sk_network() -> None:
@@ -121,60 +135,6 @@ def test_depth(name: str, depth: int) -> None:
 def test_invalid_depth(depth: int) -> None:
     with pytest.raises(ValueError, match=r"range \[1, 5\]"):
         get_encoder("sknet_tiny", depth=depth)
-
-
-@pytest.mark.parametrize("name", ["sknet_tiny", "tu-sknet_tiny"])
-@pytest.mark.parametrize("output_stride", [8, 32])
-def test_settings_reach_every_unit(name: str, output_stride: int) -> None:
-    """Those that are set; the others stay the network's own."""
-    settings = SKSettings(branches=[(3, 1), (3, 2), (5, 1)], min_attention_width=8)
-    encoder = build_sk_encoder(name, settings, in_channels=4, output_stride=output_stride)
-    assert [64 // f.shape[2] for f in encoder(torch.rand(2, 4, 64, 64))][-1] == output_stride
-    units = [m for m in encoder.modules() if isinstance(m, SKConv2d)]
-    assert len(units) == 8
-    for unit in units:
-        assert unit.attn.fc_reduce.out_features == max(unit.out_channels // 16, 8)
-        assert isinstance(unit.attn.bn, nn.LayerNorm)  # sknet_tiny's own
-        convs = [path.conv for path in unit.paths]
-        first = convs[0].dilation[0]
-        assert [c.kernel_size[0] for c in convs] == [3, 3, 5]
-        assert [c.dilation[0] for c in convs] == [first, 2 * first, first]
-    assert units[-1].paths[0].conv.dilation[0] == 32 // output_stride
-
-
-def test_empty_settings_change_nothing() -> None:
-    torch.manual_seed(0)
-    ours = build_sk_encoder("sknet_tiny", SKSettings())
-    theirs = get_encoder("sknet_tiny")
-    assert str(ours) == str(theirs)
-    for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("select", ["sum", "mean"])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_one_branch_is_the_plain_network(kernel: int, select: str) -> None:
-    """The article's kernel table: one kernel and nothing to select."""
-    settings = SKSettings(branches=[(kernel, 1)], select=select)
-    ours = build_sk_encoder("sknet_tiny", settings).eval()
-    plain = get_encoder("sknet_tiny_plain").eval()
-    for block in plain.modules():
-        if isinstance(block, Bottleneck):
-            old = block.conv2
-            block.conv2 = nn.Conv2d(
-                *(old.in_channels, old.out_channels, kernel, old.stride, kernel // 2),
-                groups=old.groups,
-                bias=False,
-            )
-    state = {}
-    for key, value in plain.state_dict().items():
-        if ".conv2." in key and key.startswith("layer"):
-            key = key.replace(".conv2.", ".conv2.paths.0.conv.")
-        state[key.replace(".bn2.", ".conv2.paths.0.bn.")] = value
-    ours.load_state_dict(state)
-    x = torch.rand(1, 3, 64, 64)
-    for a, b in zip(ours(x), plain(x), strict=True):
-        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

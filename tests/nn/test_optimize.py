@@ -77,6 +77,7 @@ def test_encoders(name: str) -> None:
         {"groups": 4},
         {"groups": 8, "stride": 2},
         {"groups": 8, "split_input": True},
+        {"groups": 8, "pool_window": 5},
         {"groups": 8, "branches": [(3, 1), (3, 2), (5, 1)]},
         {"groups": 8, "bias": True, "act_layer": nn.SiLU},
         {"groups": 8, "fuse_norm": "layer"},

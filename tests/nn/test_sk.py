@@ -129,6 +129,39 @@ def test_layer_norm_in_fuse_is_over_one_image() -> None:
     torch.testing.assert_close(unit.attn(pooled), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_attention_by_region_is_that_of_each_window_alone() -> None:
+    """Windows of 4 over 9 x 6 pixels, the last ones cut off, each against a unit of its own."""
+    torch.manual_seed(0)
+    region = SKConv2d(8, branches=[(1,), (1,)], fuse_norm="layer", pool_window=4).double().eval()
+    whole = SKConv2d(8, branches=[(1,), (1,)], fuse_norm="layer").double().eval()
+    whole.load_state_dict(region.state_dict())
+    x = torch.randn(2, 8, 9, 6, dtype=torch.float64)
+    with record_attention(region) as recorded, record_attention(whole) as alone:
+        out = region(x)
+        attention = recorded[""]  # [2, M, 8, 3, 2]
+        for i in range(3):
+            for j in range(2):  # with kernels of one pixel, a window sees nothing beyond itself
+                whole(x[:, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4])
+                torch.testing.assert_close(attention[..., i, j], alone[""])
+    maps = [path(x) for path in region.paths]
+    # Pixel (y, x)'s weight, bilinear between centres at 1.5, 5.5, 9.5, constant beyond the ends.
+    for y, rows in ((0, {0: 1.0}), (2, {0: 0.875, 1: 0.125}), (8, {1: 0.375, 2: 0.625})):
+        for x_, columns in ((1, {0: 1.0}), (5, {0: 0.125, 1: 0.875})):
+            weights = sum(
+                a * b * attention[..., i, j] for i, a in rows.items() for j, b in columns.items()
+            )
+            expected = sum(maps[m][:, :, y, x_] * weights[:, m] for m in range(2))
+            torch.testing.assert_close(out[:, :, y, x_], expected)
+
+
+def test_one_window_over_all_is_the_attention_of_the_image() -> None:
+    torch.manual_seed(0)
+    region, whole = SKConv2d(16, groups=4, pool_window=64), SKConv2d(16, groups=4)
+    whole.load_state_dict(region.state_dict())
+    x = torch.randn(3, 16, 10, 12)
+    torch.testing.assert_close(region(x), whole(x))
+
+
 @given(
     branches=st.lists(
         st.tuples(
@@ -233,6 +266,7 @@ def test_one_image_cannot_train_a_batch_norm_in_fuse() -> None:
         ({"reduction": 0}, "reduction is at least 1, got 0"),
         ({"stride": 0}, "stride is at least 1, got 0"),
         ({"min_attention_width": -1}, "min_attention_width is at least 1"),
+        ({"pool_window": 0}, "pool_window is at least 1, got 0"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
@@ -240,7 +274,9 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
         SKConv2d(8, **arguments)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"select": "sum"}, {"split_input": True}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"select": "sum"}, {"split_input": True}, {"pool_window": 4}], ids=str
+)
 def test_compile_export_and_script_agree_with_eager(kwargs: dict) -> None:
     torch.manual_seed(0)
     unit = SKConv2d(16, groups=4, **kwargs).eval()
@@ -249,6 +285,8 @@ def test_compile_export_and_script_agree_with_eager(kwargs: dict) -> None:
     compiled = torch.compile(unit, fullgraph=True, dynamic=True, backend="eager")
     torch.testing.assert_close(compiled(x), expected)
     side = torch.export.Dim("side", min=4, max=64)
+    if "pool_window" in kwargs:
+        side = torch.export.Dim.AUTO  # the number of windows is beyond what Dim's ranges can say
     exported = torch.export.export(unit, (x,), dynamic_shapes=({2: side},), strict=True)
     torch.testing.assert_close(exported.module()(x), expected)
     torch.testing.assert_close(exported.module()(x[:, :, :5]), unit(x[:, :, :5]))

@@ -1,0 +1,68 @@
+"""Run a study: what is missing of its runs, and the report on those that are done."""
+
+import argparse
+import os
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from skseg.errors import UserError, exits_on_mistakes
+from skseg.study.matrix import read_study
+from skseg.study.report import write_reports
+from skseg.study.runner import Runner, Stopped
+
+
+@exits_on_mistakes
+def main(args: list[str] | None = None) -> int:
+    """Run the command; return its exit code, 1 if runs failed, 130 if it was stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, help="configs/studies/NAME.yaml")
+    parser.add_argument("--data.root", dest="root", type=Path, help="directory of the data")
+    parser.add_argument("--output", type=Path, help="of the results; docs/results/NAME")
+    parser.add_argument("--runs", type=Path, help="of the run folders; runs/studies/NAME")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--limit", type=int, help="number of runs after which to stop")
+    parser.add_argument(
+        *("--set", "-s"),
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a value of all runs, as --KEY VALUE of fit does; makes another study of it",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="only make the reports of all studies again"
+    )
+    flags = parser.parse_args(args)
+    console = Console(soft_wrap=True)
+    if flags.report or flags.config is None:
+        if not flags.report:
+            parser.error("give a --config to run, or --report")
+        _report(Path("configs/studies"), flags.output or Path("docs/results"), console)
+        return 0
+    study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
+    name = flags.config.stem
+    output = flags.output or Path("docs/results") / name
+    runner = Runner(
+        study, output / "runs.csv", flags.runs or Path("runs/studies") / name, flags.root
+    )
+    try:
+        failed = runner.run(max(1, flags.jobs), console, flags.limit)
+    except Stopped:
+        console.print("stopped; the same command goes on")
+        return 130
+    if not flags.set:  # else it is a study of its own, without a config to remake it from
+        _report(flags.config.parent, output.parent, console)
+    return 1 if failed else 0
+
+
+def _report(configs: Path, results: Path, console: Console) -> None:
+    for path in write_reports(sorted(configs.glob("*.yaml")), results):
+        console.print(f"report {path}", highlight=False)
+
+
+def _key_value(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: must be KEY=VALUE")
+    return key, yaml.safe_load(value)

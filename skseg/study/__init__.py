@@ -1,0 +1,1 @@
+"""Studies: many runs of one config, and what can be concluded from them."""

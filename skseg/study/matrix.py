@@ -1,0 +1,194 @@
+"""A study's config, the runs it asks for, and the rows of those that are done."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skseg.errors import UserError
+
+_IDENTITY = ("arm", "decoder", "seed", "digest")
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its evaluation.
+
+    Attributes:
+        arm: which of the study's arms.
+        decoder: `model.arch`.
+        seed: of the whole run.
+        arguments: dotted keys of the fit config and their values.
+        digest: stands for all that decides the result; another digest is another experiment.
+    """
+
+    arm: str
+    decoder: str
+    seed: int
+    arguments: Mapping[str, Any]
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.arm}-{self.decoder}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study compares; the keys of its YAML file.
+
+    Attributes:
+        question: what the study asks, for the report.
+        fit: path of the config that all runs start from.
+        data: `name` of the data set and the `split` to score on; `root` if not data/NAME, and a
+            command that `prepare`s it.
+        arms: for each arm the values, by dotted key, that set it apart.
+        primary: the two arms of the one comparison that the study was planned for, the treatment
+            first.
+        primary_seeds: seeds, from 0, of these two.
+        others: further pairs to compare.
+        seeds: seeds of all other arms.
+        decoders: `model.arch` of the runs.
+        set: values, by dotted key, of all runs.
+        keep_checkpoints: arms whose checkpoints stay after the evaluation.
+    """
+
+    question: str
+    fit: str
+    data: dict[str, str]
+    arms: dict[str, dict[str, Any]]
+    primary: list[str]
+    primary_seeds: int
+    others: list[list[str]] = field(default_factory=list)
+    seeds: int = 5
+    decoders: list[str] = field(default_factory=lambda: ["fpn"])
+    set: dict[str, Any] = field(default_factory=dict)
+    keep_checkpoints: list[str] = field(default_factory=list)
+
+    def runs(self) -> list[Run]:
+        """Return all runs: the primary comparison first, seed by seed, so that pairs complete."""
+        rest = [arm for arm in self.arms if arm not in self.primary]
+        order = [(seed, arm) for seed in range(self.primary_seeds) for arm in self.primary]
+        order += [(seed, arm) for seed in range(self.seeds) for arm in rest]
+        return [self.run(arm, decoder, seed) for seed, arm in order for decoder in self.decoders]
+
+    def run(self, arm: str, decoder: str, seed: int) -> Run:
+        """Return one run with its identity."""
+        arguments = {**self.set, "model.arch": decoder, **self.arms[arm]}
+        identity = {
+            "fit": _read_yaml(Path(self.fit)),
+            "arguments": arguments,
+            "seed": seed,
+            # Where the data lie is the machine's affair, what they are is the study's.
+            "data": {key: value for key, value in self.data.items() if key != "root"},
+        }
+        text = json.dumps(identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return Run(arm, decoder, seed, arguments, digest)
+
+
+def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
+    """Read a study's config.
+
+    Args:
+        path: the YAML file.
+        changes: values by dotted key that are laid over the config's `set`.
+
+    Raises:
+        UserError: no such file, a key that is missing, unknown or of the wrong kind.
+    """
+    content = _read_yaml(path)
+    known = {f.name for f in fields(Study)}
+    missing = {"question", "fit", "data", "arms", "primary", "primary_seeds"} - content.keys()
+    if missing or content.keys() - known:
+        unknown = ", ".join(sorted(content.keys() - known))
+        raise UserError(
+            f"{path}: "
+            + (f"lacks {', '.join(sorted(missing))}" if missing else f"unknown key(s) {unknown}")
+        )
+    content["set"] = {**(content.get("set") or {}), **(changes or {})}
+    study = Study(**content)
+    for pair in (study.primary, *study.others):
+        if len(pair) != 2 or not set(pair) <= study.arms.keys():
+            raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")
+    if study.primary_seeds < 2:
+        raise UserError(f"{path}: primary_seeds must be 2 or more: one seed has no spread")
+    if strangers := set(study.keep_checkpoints) - study.arms.keys():
+        raise UserError(f"{path}: keep_checkpoints: no arm {', '.join(sorted(strangers))}")
+    if {"name", "split"} - study.data.keys():
+        raise UserError(f"{path}: data needs a name and a split")
+    return study
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is not a config")
+    return content
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read `runs.csv`; no file has no rows."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def check_rows(study: Study, rows: list[Row], path: Path) -> None:
+    """Refuse rows of another version of the config, lest two experiments mix.
+
+    More seeds, arms or decoders leave what is done as it is.
+
+    Raises:
+        UserError: a row's arm is not the study's, or was run with other settings.
+    """
+    stale = []
+    for row in rows:
+        known = row["arm"] in study.arms
+        if (
+            not known
+            or study.run(row["arm"], row["decoder"], int(row["seed"])).digest != row["digest"]
+        ):
+            stale.append(f"{row['arm']}-{row['decoder']}-{row['seed']}")
+    if stale:
+        raise UserError(
+            f"{path}: {len(stale)} of {len(rows)} runs are of another version of the config "
+            f"({', '.join(stale[:3])}{', ...' * (len(stale) > 3)}); restore it, or move the file "
+            "away and start anew"
+        )
+
+
+def pending(study: Study, rows: list[Row]) -> Iterator[Run]:
+    """Yield the runs that have no row yet."""
+    done = {tuple(row[key] for key in _IDENTITY) for row in rows}
+    for run in study.runs():
+        if (run.arm, run.decoder, str(run.seed), run.digest) not in done:
+            yield run
+
+
+def add_row(path: Path, row: Row) -> None:
+    """Add a finished run to `runs.csv`, whole or not at all, sorted by its identity."""
+    rows = [*read_rows(path), row]
+    rows.sort(key=lambda r: (r["arm"], r["decoder"], int(r["seed"])))
+    columns = list(dict.fromkeys(key for r in rows for key in r))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, path)

@@ -1,0 +1,232 @@
+"""Runs what a study asks for and has not got, side by side, through the commands a user has."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from skseg.errors import UserError
+from skseg.study.matrix import Row, Run, Study, add_row, check_rows, pending, read_rows
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "boundary_miou", "boundary_mean_f")
+
+
+class BrokenRunError(RuntimeError):
+    """A run whose training or evaluation failed; the message says where to look."""
+
+
+class Stopped(Exception):  # noqa: N818  not an error
+    """The user, or the machine, has asked the study to end."""
+
+
+class Runner:
+    """Runs a study, resumably.
+
+    A finished run is a row of `runs.csv` at once. A run that was interrupted goes on from its
+    newest checkpoint.
+
+    Args:
+        study: what to run.
+        table: `runs.csv`.
+        folder: where the runs' folders and logs go.
+        root: directory of the data; the study's own, or data/NAME, when None.
+    """
+
+    def __init__(self, study: Study, table: Path, folder: Path, root: Path | None = None) -> None:
+        self.study = study
+        self.table = table
+        self.folder = folder
+        self.root = root or Path(study.data.get("root", f"data/{study.data['name']}"))
+        if not self.root.is_dir():
+            how = study.data.get("prepare", "give its place with --data.root")
+            raise UserError(f"no data in {self.root}: {how}")
+        self._lock_file = -1
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._table_lock = threading.Lock()
+        self._stopping = False
+
+    def run(self, jobs: int, console: Console, limit: int | None = None) -> int:
+        """Run all that is missing; return how many runs failed.
+
+        Args:
+            jobs: runs side by side, each on one thread.
+            console: takes a line for each finished run.
+            limit: number of runs after which to stop.
+
+        Raises:
+            UserError: the table is of another version of the config, or the study runs already.
+            Stopped: SIGINT or SIGTERM; the runs have saved checkpoints to go on from.
+        """
+        rows = read_rows(self.table)
+        check_rows(self.study, rows, self.table)
+        todo = list(pending(self.study, rows))[:limit]
+        total = len(self.study.runs())
+        console.print(f"{len(rows)} runs are done, {len(todo)} of {total} to do", highlight=False)
+        seconds = [float(row["seconds"]) for row in rows]
+        failed = 0
+        columns = (
+            TextColumn("study"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+        )
+        with self._locked(), _stop_on_signals(), Progress(*columns, console=console) as progress:
+            bar = progress.add_task(_time_left(seconds, len(todo), jobs), total=len(todo))
+            with ThreadPoolExecutor(jobs) as pool:
+                futures = {pool.submit(self._finish, run): run for run in todo}
+                try:
+                    for done, future in enumerate(as_completed(futures), 1):
+                        name = futures[future].name
+                        try:
+                            row = future.result()
+                        except BrokenRunError as error:
+                            failed += 1
+                            console.print(f"{name}: failed: {error}", highlight=False)
+                        else:
+                            seconds.append(float(row["seconds"]))
+                            miou = 100 * float(row["miou"])
+                            console.print(f"{name}: {miou:.2f} mIoU", highlight=False)
+                        left = _time_left(seconds, len(todo) - done, jobs)
+                        progress.update(bar, advance=1, description=left)
+                        if not console.is_terminal:
+                            console.print(f"{done} of {len(todo)} done, {left}", highlight=False)
+                except BaseException:
+                    self._stop()
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        return failed
+
+    def _finish(self, run: Run) -> Row:
+        """Train and evaluate; add the row."""
+        folder = self.folder / run.name
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        identity = self.folder / f"{run.name}.digest"
+        is_ours = identity.is_file() and identity.read_text() == run.digest
+        if folder.exists() and not (is_ours and checkpoint.is_file()):
+            shutil.rmtree(folder)  # unfinished, and nothing to go on from
+        identity.write_text(run.digest)
+        start = time.monotonic()
+        self._command(run, "fit", *self._fit_arguments(run, folder, checkpoint.is_file()))
+        data = self.study.data
+        self._command(
+            run,
+            "evaluate",
+            *("--ckpt_path", checkpoint, "--data.name", data["name"], "--data.root", self.root),
+            *("--split", data["split"], "--num_workers", 0, "--output", folder / "evaluation"),
+        )
+        record = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+        row = _row(run, folder, record, time.monotonic() - start)
+        with self._table_lock:
+            add_row(self.table, row)
+        if run.arm not in self.study.keep_checkpoints:
+            shutil.rmtree(checkpoint.parent)
+        return row
+
+    def _fit_arguments(self, run: Run, folder: Path, resumes: bool) -> list[object]:
+        arguments: list[object] = ["--config", self.study.fit, "--run_dir", folder]
+        for key, value in run.arguments.items():
+            arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+        arguments += ["--seed_everything", run.seed, "--data.name", self.study.data["name"]]
+        arguments += ["--data.root", self.root]
+        if "wandb.enabled" not in run.arguments:
+            arguments += ["--wandb.enabled", "false"]
+        return [*arguments, *(["--ckpt_path", "last"] if resumes else [])]
+
+    def _command(self, run: Run, name: str, *arguments: object) -> None:
+        """Run a command of skseg on one thread, its output in the run's log."""
+        if self._stopping:
+            raise Stopped
+        log = self.folder / f"{run.name}.log"
+        environment = os.environ | dict.fromkeys(_ONE_THREAD, "1")
+        with log.open("ab") as file:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "skseg", name, *map(str, arguments)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # the terminal's Ctrl-C is for the runner to pass on
+                pass_fds=[self._lock_file],  # so a study whose runner was killed still is locked
+            )
+        self._children.add(child)
+        code = child.wait()
+        self._children.discard(child)
+        if self._stopping:
+            raise Stopped
+        if code:
+            lines = log.read_text(errors="replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "no output")
+            raise BrokenRunError(f"{name} exited with {code}: {last} (see {log})")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for child in list(self._children):
+            child.send_signal(signal.SIGTERM)  # fit saves a checkpoint first
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"{self.folder}: the study is running already") from error
+            self._lock_file = file.fileno()
+            yield
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float) -> Row:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    row: dict[str, Any] = {
+        "arm": run.arm,
+        "encoder": config["model"]["encoder_name"],
+        "decoder": run.decoder,
+        "seed": run.seed,
+        **{score: record[score] for score in _SCORES},
+        "images": record["images"],
+        "seconds": round(seconds),
+        "skseg": version("skseg"),
+        "torch": record["versions"]["torch"],
+        "digest": run.digest,
+        **{f"iou/{name}": value for name, value in record["iou"].items()},
+        **{f"size/{name}": scores["miou"] for name, scores in record["objects"].items()},
+    }
+    return {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def _time_left(seconds: list[float], runs: int, jobs: int) -> str:
+    if not runs:
+        return "all done"
+    if not seconds:
+        return "time left unknown until a run is done"
+    recent = seconds[-8:]
+    minutes = sum(recent) / len(recent) * -(-runs // jobs) / 60
+    return f"about {minutes / 60:.1f} h left" if minutes > 90 else f"about {minutes:.0f} min left"

@@ -1,0 +1,124 @@
+"""A study's config, the identity of its runs, and the table of those that are done."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from running import REPOSITORY
+
+from skseg.errors import UserError
+from skseg.study.matrix import add_row, check_rows, pending, read_rows, read_study
+
+CONTENT = {
+    "question": "Does it help?",
+    "fit": str(REPOSITORY / "configs" / "streets.yaml"),
+    "data": {"name": "streets", "split": "val", "root": "somewhere"},
+    "arms": {
+        "a": {"model.encoder_name": "sknet_tiny"},
+        "b": {"model.encoder_name": "sknet_tiny_wide"},
+        "c": {"model.encoder_name": "sknet_tiny", "model.sk.select": "sum"},
+    },
+    "primary": ["a", "b"],
+    "primary_seeds": 3,
+    "seeds": 1,
+    "others": [["a", "c"]],
+}
+
+
+def write(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({k: v for k, v in (CONTENT | changes).items() if v is not None}))
+    return path
+
+
+def row(run, miou=0.5):
+    return {
+        **{"arm": run.arm, "decoder": run.decoder, "seed": str(run.seed), "digest": run.digest},
+        **{"miou": str(miou), "seconds": "9"},
+    }
+
+
+def test_the_primary_pair_comes_first_seed_by_seed(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path / "s.yaml", decoders=["fpn", "unet"]))
+    names = [run.name for run in study.runs()]
+    assert names[:6] == ["a-fpn-0", "a-unet-0", "b-fpn-0", "b-unet-0", "a-fpn-1", "a-unet-1"]
+    assert names[-2:] == ["c-fpn-0", "c-unet-0"]
+    assert len(names) == len({run.digest for run in study.runs()}) == 14
+
+
+def test_more_of_a_study_leaves_what_is_done(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path / "s.yaml"))
+    rows = [row(run) for run in study.runs()[:3]]
+    more = {"seeds": 4, "primary_seeds": 5, "question": "Does it?", "decoders": ["unet", "fpn"]}
+    more["arms"] = CONTENT["arms"] | {"d": {"model.encoder_name": "resnet18"}}
+    more["data"] = CONTENT["data"] | {"root": "elsewhere"}
+    larger = read_study(write(tmp_path / "s.yaml", **more))
+    check_rows(larger, rows, tmp_path / "runs.csv")
+    left = [run.name for run in pending(larger, rows)]
+    assert len(left) == len(larger.runs()) - 3
+    assert "a-fpn-0" not in left
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"set": {"trainer.max_epochs": 3}},
+        {"arms": CONTENT["arms"] | {"a": {"model.encoder_name": "sknet26"}}},
+        {"arms": {k: v for k, v in CONTENT["arms"].items() if k != "c"}, "others": []},
+        {"data": CONTENT["data"] | {"split": "test"}},
+        {"fit": str(REPOSITORY / "configs" / "camvid.yaml")},
+    ],
+    ids=["set", "arm", "fewer arms", "split", "fit"],
+)
+def test_rows_of_another_version_are_refused(tmp_path: Path, change: dict) -> None:
+    rows = [row(run) for run in read_study(write(tmp_path / "s.yaml")).runs()]
+    changed = read_study(write(tmp_path / "s.yaml", **change))
+    with pytest.raises(UserError, match=r"runs\.csv: \d of 7 runs are of another version"):
+        check_rows(changed, rows, tmp_path / "runs.csv")
+
+
+def test_changes_make_another_study(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", set={"trainer.max_epochs": 2, "data.flip": 0.0})
+    changed = read_study(path, {"trainer.max_epochs": 1})
+    assert changed.set == {"trainer.max_epochs": 1, "data.flip": 0.0}
+    assert changed.runs()[0].digest != read_study(path).runs()[0].digest
+
+
+def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path / "s.yaml"))
+    table = tmp_path / "deep" / "runs.csv"
+    for run in reversed(study.runs()):
+        add_row(table, row(run) | ({"iou/road": "0.1"} if run.arm == "b" else {}))
+    rows = read_rows(table)
+    assert [(r["arm"], int(r["seed"])) for r in rows] == [
+        *(("a", s) for s in range(3)),
+        *(("b", s) for s in range(3)),
+        ("c", 0),
+    ]
+    assert [r["iou/road"] for r in rows] == ["", "", "", "0.1", "0.1", "0.1", ""]
+    assert list(pending(study, rows)) == []
+    assert [p.name for p in table.parent.iterdir()] == ["runs.csv"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": None}, "lacks arms"),
+        ({"seed": 3}, "unknown key"),
+        ({"primary": ["a", "x"]}, "a comparison is of two of the arms"),
+        ({"primary_seeds": 1}, "primary_seeds must be 2 or more"),
+        ({"others": [["a"]]}, "a comparison is of two of the arms"),
+        ({"keep_checkpoints": ["x"]}, "keep_checkpoints: no arm x"),
+        ({"data": {"name": "streets"}}, "data needs a name and a split"),
+    ],
+)
+def test_a_wrong_config_is_named(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=rf"s\.yaml: {message}"):
+        read_study(write(tmp_path / "s.yaml", **changes))
+
+
+def test_no_config_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        read_study(tmp_path / "none.yaml")
+    (tmp_path / "s.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="is not YAML"):
+        read_study(tmp_path / "s.yaml")

@@ -1,0 +1,133 @@
+"""A tiny study through the real commands: interrupted, broken, locked, and gone on with."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from running import REPOSITORY, run_script
+
+from skseg.study.matrix import read_rows
+
+STUDIES = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
+SMALL = {
+    "data.batch_size": 2,
+    "data.crop_size": [64, 64],
+    "data.num_workers": 0,
+    "trainer.max_epochs": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.enable_progress_bar": False,
+}
+
+
+def write(folder: Path, root: Path, **changes: object) -> Path:
+    config = folder / "tiny.yaml"
+    content = {
+        "question": "Does it run?",
+        "fit": "configs/streets.yaml",
+        "data": {"name": "streets", "split": "val", "root": str(root)},
+        "set": SMALL,
+        "arms": {
+            "sk": {"model.encoder_name": "sknet_tiny"},
+            "sum": {"model.encoder_name": "sknet_tiny", "model.sk.select": "sum"},
+        },
+        "primary": ["sk", "sum"],
+        "primary_seeds": 2,
+    }
+    config.write_text(yaml.safe_dump(content | changes))
+    return config
+
+
+def arguments(folder: Path, config: Path, *more: object) -> list[object]:
+    results = folder / "results" / "tiny"
+    return ["--config", config, "--output", results, "--runs", folder / "runs", "--jobs", 2, *more]
+
+
+def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: Path) -> None:
+    broken = {"model.encoder_name": "sknet_none"}
+    arms = {"sk": {"model.encoder_name": "sknet_tiny"}, "sum": broken}
+    config = write(tmp_path, streets_root, arms=arms)
+    first = run_script("study", *arguments(tmp_path, config))
+    assert first.returncode == 1
+    assert "sum-fpn-0: failed: fit exited with 2: error: unknown encoder" in first.stdout
+    table = tmp_path / "results" / "tiny" / "runs.csv"
+    row, other = read_rows(table)
+    assert (row["arm"], row["encoder"], row["decoder"]) == ("sk", "sknet_tiny", "fpn")
+    assert (row["seed"], other["seed"]) == ("0", "1")
+    assert 0 <= float(row["miou"]) <= 1
+    before = table.read_text()
+
+    config = write(tmp_path, streets_root, keep_checkpoints=["sum"])  # mended
+    second = run_script("study", *arguments(tmp_path, config))
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "2 runs are done, 2 of 4 to do" in second.stdout
+    assert "2 of 2 done, all done" in second.stdout
+    rows = read_rows(table)
+    assert [r["arm"] for r in rows] == ["sk", "sk", "sum", "sum"]
+    assert before.splitlines()[1] in table.read_text()
+    assert not (tmp_path / "runs" / "sk-fpn-0" / "checkpoints").exists()
+    assert (tmp_path / "runs" / "sum-fpn-0" / "checkpoints" / "last.ckpt").is_file()
+    assert "points of mIoU (95 % interval" in (tmp_path / "results" / "README.md").read_text()
+    assert "sk against sum under fpn" in (tmp_path / "results" / "README.md").read_text()
+
+    changed = run_script("study", *arguments(tmp_path, config, "--set", "data.flip=0.1"))
+    assert changed.returncode == 2
+    assert "4 of 4 runs are of another version of the config" in changed.stderr
+    wrong = run_script("study", *arguments(tmp_path, config, "--data.root", tmp_path / "none"))
+    assert wrong.returncode == 2
+    assert f"no data in {tmp_path / 'none'}" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_stopped_study_goes_on_to_the_same_numbers(tmp_path: Path, streets_root: Path) -> None:
+    """SIGTERM in the middle of a training; the run goes on from the checkpoint it left."""
+    more = {"set": SMALL | {"trainer.max_epochs": 6, "trainer.check_val_every_n_epoch": 6}}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    config = write(whole, streets_root, **more)
+    done = run_script("study", *arguments(whole, config))
+    assert done.returncode == 0, done.stdout
+
+    config = write(parts, streets_root, **more)
+    command = [sys.executable, "scripts/study.py", *map(str, arguments(parts, config))]
+    runner = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    checkpoint = parts / "runs" / "sk-fpn-0" / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists():
+        assert runner.poll() is None
+        time.sleep(0.05)
+    other = run_script("study", *arguments(parts, config))
+    assert other.returncode == 2
+    assert "the study is running already" in other.stderr
+    runner.send_signal(signal.SIGTERM)
+    output, _ = runner.communicate()
+    assert runner.returncode == 130, output
+    assert "the same command goes on" in output
+    again = run_script("study", *arguments(parts, config))
+    assert again.returncode == 0, again.stdout
+
+    def numbers(folder: Path) -> list[dict[str, str]]:
+        rows = read_rows(folder / "results" / "tiny" / "runs.csv")
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    assert numbers(parts) == numbers(whole)
+
+
+@pytest.mark.parametrize("config", STUDIES, ids=lambda p: p.stem)
+def test_every_study_starts(
+    config: Path, streets_root: Path, camvid_root: Path, tmp_path: Path
+) -> None:
+    """Its first run, made small."""
+    data = yaml.safe_load(config.read_text())["data"]["name"]
+    root = {"streets": streets_root, "camvid": camvid_root}[data]
+    small = [f"--set={key}={value}" for key, value in SMALL.items()]
+    done = run_script(
+        "study",
+        *("--config", config, "--data.root", root, "--limit", 1, "--jobs", 1, *small),
+        *("--output", tmp_path / "results" / "x", "--runs", tmp_path / "runs"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(read_rows(tmp_path / "results" / "x" / "runs.csv")) == 1

@@ -1,0 +1,116 @@
+"""The report of a study: its words follow from its numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from running import REPOSITORY, run_script
+
+from skseg.study.matrix import Study, add_row, read_study
+from skseg.study.report import write_reports
+
+
+def write_study(folder: Path, name: str, seeds: int = 6) -> tuple[Path, Study]:
+    config = folder / f"{name}.yaml"
+    content = {
+        "question": f"Does it help on {name}?",
+        "fit": str(REPOSITORY / "configs" / "streets.yaml"),
+        "data": {"name": "streets", "split": "val", "is": name},
+        "arms": {arm: {"model.encoder_name": arm} for arm in ("sk", "wide", "plain")},
+        "primary": ["sk", "wide"],
+        "primary_seeds": seeds,
+        "seeds": 2,
+        "others": [["sk", "plain"], ["wide", "plain"]],
+    }
+    config.write_text(yaml.safe_dump(content))
+    return config, read_study(config)
+
+
+def write_rows(study: Study, table: Path, gain: float, seeds: int = 6) -> None:
+    """Differences between sk and wide of exactly `gain` points on average, 1.0 apart by seed."""
+    noise = np.random.default_rng(0).normal(0, 1, 99)
+    noise -= noise[:seeds].mean()
+    noise /= noise[:seeds].std(ddof=1)
+    for run in study.runs():
+        if run.seed < seeds:
+            miou = 0.4 + (run.arm == "sk") * (gain + noise[run.seed]) / 100
+            row = {
+                **{"arm": run.arm, "encoder": run.arm, "decoder": run.decoder},
+                **{"seed": str(run.seed), "miou": str(miou), "pixel_accuracy": "0.8"},
+                **{"boundary_miou": "0.3", "boundary_mean_f": "", "seconds": "3600"},
+                **{"digest": run.digest, "iou/road": str(miou), "iou/train": ""},
+                **{"size/below 16²": str(miou / 2)},
+            }
+            add_row(table, row)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (2.0, "sk is better. +2.00 points"),
+        (-2.0, "sk is worse. -2.00 points"),
+        (0.5, "no difference shown. +0.50 points"),
+    ],
+)
+def test_the_conclusion_follows_from_the_numbers(tmp_path: Path, gain: float, words: str) -> None:
+    config, study = write_study(tmp_path, "streets")
+    write_rows(study, tmp_path / "results" / "streets" / "runs.csv", gain)
+    (report,) = write_reports([config], tmp_path / "results")
+    text = report.read_text()
+    assert words in text
+    # Student's interval at 6 pairs of deviation 1: 2.570582 / sqrt(6)
+    assert f"interval {gain - 1.0494:+.2f} to {gain + 1.0494:+.2f}, 6 pairs" in text
+    assert "a difference of 1 point takes 10 pairs" in text
+    assert "14 runs, 14.0 hours" in text
+    summary = json.loads((report.parent / "summary.json").read_text())
+    record = summary["decoders"]["fpn"]
+    assert record["arms"]["plain"]["miou"] == pytest.approx(40)
+    assert record["classes"]["road"]["difference"] == pytest.approx(gain)
+    assert "train" not in record["classes"]
+    assert record["sizes"]["below 16²"]["difference"] == pytest.approx(gain / 2)
+    assert [other["confidence"] for other in record["others"]] == [0.975] * 2
+    for name in ("arms.png", "differences.png"):
+        assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_concluded_before_all_planned_pairs(tmp_path: Path) -> None:
+    config, study = write_study(tmp_path, "streets")
+    write_rows(study, tmp_path / "results" / "streets" / "runs.csv", 5.0, seeds=5)
+    (report,) = write_reports([config], tmp_path / "results")
+    text = report.read_text()
+    assert "5 of 6 planned pairs of seeds are done, +5.00 points so far" in text
+    assert "better" not in text
+
+
+def test_tests_of_several_studies_are_corrected_for_their_number(tmp_path: Path) -> None:
+    configs = []
+    for name, gain in (("one", 1.15), ("two", 1.2), ("three", 9.0)):
+        config, study = write_study(tmp_path, name)
+        write_rows(study, tmp_path / "results" / name / "runs.csv", gain)
+        configs.append(config)
+    alone = write_reports(configs[:1], tmp_path / "results")[0].read_text()
+    assert "sk is better. +1.15 points" in alone
+    assert "Holm" not in alone
+    texts = [report.read_text() for report in write_reports(configs, tmp_path / "results")]
+    p_one, p_two = (
+        json.loads((tmp_path / "results" / n / "summary.json").read_text())["decoders"]["fpn"][
+            "primary"
+        ]["p_holm"]
+        for n in ("one", "two")
+    )
+    assert p_one == p_two  # of step-down values none is below the one before
+    assert "no difference shown. +1.15" in texts[0]
+    assert "after Holm's correction for 3 tests" in texts[0]
+    assert "sk is better. +9.00" in texts[2]
+    index = (tmp_path / "results" / "README.md").read_text()
+    assert all(f"({name}/report.md)" in index for name in ("one", "two", "three"))
+
+
+def test_reports_of_nothing(tmp_path: Path) -> None:
+    config, _ = write_study(tmp_path, "streets")
+    assert write_reports([config], tmp_path) == []
+    done = run_script("study")
+    assert done.returncode == 2
+    assert "--config" in done.stderr
