@@ -99,6 +99,8 @@ def build_model(
     check_encoder(encoder_name)
     if sk is not None and has_sk_units(encoder_name):
         encoder_name, sk = with_settings(encoder_name, sk), None
+    elif sk is not None and has_sk_units(encoder_name.removeprefix("tu-")):
+        raise UserError(f"model.sk wants the encoder {encoder_name[3:]}, not {encoder_name}")
     parameters = inspect.signature(accepted.model).parameters
     depth = parameters["encoder_depth"].default if encoder_depth is None else encoder_depth
     own_stride = "encoder_output_stride" in parameters

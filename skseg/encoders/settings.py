@@ -5,8 +5,8 @@ from typing import Any
 
 from skseg.nn import FuseNorm, Select
 
-OF_CONVERSION = {"stages", "modules"}
-"""The settings that choose what to convert; the others are those of the units."""
+OF_CONVERSION = {"stages", "depthwise", "modules"}
+"""The settings of conversions alone; the others are those of the units."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class SKSettings:
         pool_window: side of the windows, in pixels of a unit's output, that are weighed by
             themselves; 0 weighs the branches once an image, as in the paper.
         stages: stages of the encoder to convert, 1 (stride 2) to 5 (stride 32).
+        depthwise: make the larger kernels of a conversion depthwise and add them to the old ones.
         modules: names of the convolutions to convert, or patterns of names such as
             "layer4.*.conv2", instead of the usual choice.
     """
@@ -38,6 +39,7 @@ class SKSettings:
     fuse_norm: FuseNorm | None = None
     pool_window: int | None = None
     stages: list[int] | None = None
+    depthwise: bool | None = None
     modules: list[str] | None = None
 
     def unit_arguments(self) -> dict[str, Any]:

@@ -160,7 +160,12 @@ def _fold_units(model: nn.Module) -> nn.Module:
         return (
             isinstance(module, SKConv2d)
             and module.attn is not None
-            and all(type(p.bn) is nn.Identity and p.conv.bias is not None for p in paths_of(module))
+            and all(
+                type(p.bn) is nn.Identity
+                and isinstance(p.conv, nn.Conv2d)
+                and p.conv.bias is not None
+                for p in paths_of(module)
+            )
         )
 
     names = [name for name, module in model.named_modules() if is_folded(module)]
