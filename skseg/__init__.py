@@ -6,7 +6,7 @@ Importing this package registers its encoders in segmentation-models-pytorch and
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from skseg.encoders import list_encoders
+from skseg.encoders import convert_to_sk, list_encoders
 from skseg.errors import UserError
 from skseg.models import build_model
 from skseg.nn import SKConv2d, optimize_for_inference
@@ -21,6 +21,7 @@ __all__ = [
     "SegmentationTask",
     "UserError",
     "build_model",
+    "convert_to_sk",
     "list_encoders",
     "load_model",
     "optimize_for_inference",

@@ -239,6 +239,8 @@ def fit(args: list[str] | None = None) -> int:
         cli.model.criterion.set_class_weights(weights)
     if is_main_process():
         cli.save_config()
+        if cli.model.conversion is not None:
+            print(cli.model.conversion)
     cli.trainer.fit(
         cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True
     )

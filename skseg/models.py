@@ -1,6 +1,8 @@
 """Segmentation models: any encoder under any convolutional decoder of smp."""
 
 import inspect
+from collections.abc import Callable
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -10,9 +12,13 @@ from torch import nn
 
 from skseg.encoders import (  # and registers the encoders
     HUB_IDS,
-    NETWORKS,
+    LITE_ENCODERS,
+    Conversion,
     SKSettings,
+    convert_to_sk,
+    has_sk_units,
     is_path,
+    load_lite_weights,
     load_weights,
     with_settings,
 )
@@ -66,6 +72,7 @@ def build_model(
     encoder_depth: int | None = None,
     encoder_output_stride: int | None = None,
     sk: SKSettings | None = None,
+    report: Callable[[Conversion], object] | None = None,
     **decoder: Any,
 ) -> nn.Module:
     """Build an smp segmentation model whose logits have the input's size.
@@ -75,11 +82,14 @@ def build_model(
         encoder_name: an encoder of this package, of smp, or "tu-NAME" for timm's NAME.
         encoder_weights: name of the encoder's pretrained weights, such as "imagenet", or path of
             a file of them, see `skseg.encoders.load_weights`; None starts from random ones.
+            "imagenet" of `efficientnet_lite0` to 2 needs their package, no hub.
         in_channels: channels of the input image.
         classes: channels of the logits.
         encoder_depth: number of encoder stages, 3 to 5; smp's default when None.
         encoder_output_stride: stride of the last stage, 8, 16 or 32; smp's default when None.
-        sk: settings of the SK units of an encoder that has them; the encoder's own when None.
+        sk: settings of the encoder's SK units; one without them is converted, see
+            `convert_to_sk`. When None the encoder is as it is.
+        report: called with what a conversion did.
         **decoder: further arguments of the smp class, such as ``decoder_channels``.
 
     Returns:
@@ -91,10 +101,10 @@ def build_model(
     """
     accepted = _find_arch(arch)
     check_encoder(encoder_name)
-    if sk is not None and sk.unit_arguments():
-        if encoder_name not in NETWORKS:
-            raise UserError(f"model.sk is for encoders of skseg, not {encoder_name}")
-        encoder_name = with_settings(encoder_name, sk)
+    if sk is not None and has_sk_units(encoder_name):
+        encoder_name, sk = with_settings(encoder_name, sk), None
+    elif sk is not None and has_sk_units(encoder_name.removeprefix("tu-")):
+        raise UserError(f"model.sk wants the encoder {encoder_name[3:]}, not {encoder_name}")
     parameters = inspect.signature(accepted.model).parameters
     depth = parameters["encoder_depth"].default if encoder_depth is None else encoder_depth
     own_stride = "encoder_output_stride" in parameters
@@ -120,10 +130,11 @@ def build_model(
     elif arch in ("unet", "unetplusplus", "manet"):
         settings["decoder_channels"] = _UNET_CHANNELS[-depth:]
     is_file = encoder_weights is not None and is_path(encoder_weights)
+    packaged = encoder_name in LITE_ENCODERS and encoder_weights == "imagenet"
     try:
         model = accepted.model(
             encoder_name=encoder_name,
-            encoder_weights=None if is_file else encoder_weights,
+            encoder_weights=None if is_file or packaged else encoder_weights,
             in_channels=in_channels,
             classes=classes,
             **settings | decoder,
@@ -140,7 +151,15 @@ def build_model(
         raise _unreachable(encoder_name, encoder_weights, error) from error
     if is_file:
         assert encoder_weights is not None
-        load_weights(model.encoder, encoder_weights)  # type: ignore[arg-type]
+        load_weights(model.get_submodule("encoder"), encoder_weights)
+    if packaged:
+        load_lite_weights(model.get_submodule("encoder"), encoder_name)
+    if sk is not None:
+        options = {field.name: getattr(sk, field.name) for field in fields(sk)}
+        try:
+            model = convert_to_sk(model, report=report, **options)
+        except UserError as error:
+            raise UserError(f"model.sk with {encoder_name}: {error}") from error
     return model
 
 

@@ -1,17 +1,16 @@
 """Parameter groups and learning-rate schedules."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from skseg.encoders import encoder_stages
 from skseg.errors import UserError
 
 
@@ -95,31 +94,6 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return [{"name": name, **group} for name, group in groups.items()]
-
-
-def encoder_stages(encoder: nn.Module) -> dict[str, int]:
-    """Find the stage, counted from 1, of each parameter of an smp encoder.
-
-    It is the first stage whose feature depends on the parameter, so the rule holds for any
-    encoder whatever its parts are called. Parameters that no feature depends on are left out.
-
-    Args:
-        encoder: maps [B, 3, H, W] to a list of features, the input's own first.
-    """
-    copied = copy.deepcopy(encoder).cpu().eval()  # norm statistics must not see this image
-    copied.requires_grad_(True)
-    side = 2 * int(encoder.output_stride)  # type: ignore[arg-type]
-    features = copied(torch.zeros(1, 3, side, side))[1:]
-    names, parameters = zip(*copied.named_parameters(), strict=True)
-    stages: dict[str, int] = {}
-    for stage, feature in enumerate(features, 1):
-        if not feature.requires_grad:
-            continue  # Mix Transformers have an empty feature at stride 2
-        grads = torch.autograd.grad(feature.sum(), parameters, retain_graph=True, allow_unused=True)
-        for name, grad in zip(names, grads, strict=True):
-            if grad is not None:
-                stages.setdefault(name, stage)
-    return stages
 
 
 def build_optimizer(

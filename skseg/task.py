@@ -1,6 +1,9 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +18,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from skseg.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
 from skseg.contract import VOID, Batch
-from skseg.encoders import SKSettings
+from skseg.encoders import LITE_ENCODERS, LITE_NORMALIZATION, Conversion, SKSettings
 from skseg.errors import UserError
 from skseg.inference import padded_side, predict_logits
 from skseg.losses import Criterion, Loss
@@ -40,7 +43,8 @@ class SegmentationTask(pl.LightningModule):
         encoder_depth: number of encoder stages; smp's default when unset.
         encoder_output_stride: stride of the encoder's last stage; smp's default when unset.
         decoder: further arguments of the smp architecture, such as decoder_channels.
-        sk: settings of the encoder's SK units; its own when unset.
+        sk: settings of the encoder's SK units, which an encoder without any gets by conversion; as
+            the encoder is when unset.
         optimizer: a torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
             are not decayed.
         decoder_lr_factor: learning rate of the decoder over that of the encoder.
@@ -75,6 +79,7 @@ class SegmentationTask(pl.LightningModule):
         loss: list[Loss] | None = None,
     ) -> None:
         super().__init__()
+        _check_normalization(encoder_name, encoder_weights, mean, std)
         # Plain values only: what a checkpoint needs to rebuild the model without any code in it.
         self.spec: dict[str, Any] = {
             "class_names": list(class_names),
@@ -92,6 +97,7 @@ class SegmentationTask(pl.LightningModule):
         self.colors = [tuple(color) for color in colors]
         self.mean = (mean[0], mean[1], mean[2])
         self.std = (std[0], std[1], std[2])
+        self.conversion: Conversion | None = None  # of an encoder that `sk` converts
         self.model = build_model(
             arch,
             encoder_name,
@@ -100,6 +106,7 @@ class SegmentationTask(pl.LightningModule):
             encoder_depth=encoder_depth,
             encoder_output_stride=encoder_output_stride,
             sk=sk,
+            report=partial(setattr, self, "conversion"),
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
         self.input_rule = input_rule(self.model)
@@ -245,6 +252,20 @@ def load_model(path: str | Path) -> SegmentationTask:
     state = checkpoint["state_dict"]
     task.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
     return task.eval()
+
+
+def _check_normalization(
+    encoder_name: str, encoder_weights: str | None, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Raise UserError where weights were trained on images normalised otherwise."""
+    if encoder_name not in LITE_ENCODERS or encoder_weights != "imagenet":
+        return
+    for key, given, own in zip(("mean", "std"), (mean, std), LITE_NORMALIZATION, strict=True):
+        if not all(math.isclose(g, o, abs_tol=1e-3) for g, o in zip(given, own, strict=True)):
+            raise UserError(
+                f"the weights {encoder_weights} of {encoder_name} want images normalised with "
+                f"--data.{key} [{', '.join(f'{o:.4f}' for o in own)}], not {list(given)}"
+            )
 
 
 def _freeze(model: nn.Module, what: str | None) -> list[nn.Module]:

@@ -18,7 +18,7 @@ ALLOWED = {
     "loggers": set(),
     "training": {"errors", "contract"},
     "metrics": {"contract"},
-    "optim": {"errors"},
+    "optim": {"encoders", "errors"},
     "inference": {"errors", "models"},
     "data": {"errors", "contract"},
     "report": {"contract"},

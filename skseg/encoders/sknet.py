@@ -24,7 +24,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from skseg.encoders.dilation import dilate_stages
-from skseg.encoders.settings import SKSettings
+from skseg.encoders.settings import OF_CONVERSION, SKSettings
 from skseg.encoders.weights import HUB_IDS, LoadsAnyLayout, rename, smp_settings
 from skseg.errors import UserError
 from skseg.nn import SKConv2d
@@ -269,16 +269,19 @@ def with_settings(name: str, settings: SKSettings) -> str:
     smp builds encoders by name alone, so each such network gets a name of its own there.
 
     Args:
-        name: an encoder of this module that has SK units.
+        name: an encoder of this module that `has_sk_units`.
         settings: the settings.
 
     Raises:
-        UserError: the encoder has no SK units.
+        UserError: settings of a conversion.
     """
+    for key in sorted(OF_CONVERSION):
+        if getattr(settings, key) is not None:
+            raise UserError(
+                f"model.sk.{key} is for encoders that are converted; {name} has SK units of its own"
+            )
     network = NETWORKS[name]
-    own = network.get("block_args", {}).get("sk_kwargs")
-    if own is None:
-        raise UserError(f"model.sk: {name} has no SK units; {_sk_names()} have")
+    own = network["block_args"]["sk_kwargs"]
     changed = settings.unit_arguments()
     full_name = f"{name}({', '.join(f'{k}={v}' for k, v in changed.items())})"
     block_args = {"sk_kwargs": {**own, **changed}}
@@ -286,8 +289,9 @@ def with_settings(name: str, settings: SKSettings) -> str:
     return full_name
 
 
-def _sk_names() -> str:
-    return ", ".join(n for n, net in NETWORKS.items() if "sk_kwargs" in net.get("block_args", {}))
+def has_sk_units(name: str) -> bool:
+    """Whether a name is a network of this module that has SK units."""
+    return "sk_kwargs" in NETWORKS.get(name, {}).get("block_args", {})
 
 
 for _name, _network in NETWORKS.items():

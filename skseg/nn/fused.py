@@ -53,7 +53,8 @@ def fits_kernels(unit: "SKConv2d") -> bool:
         and not unit.split_input
         and len(unit.paths) <= kernels.MAX_BRANCHES
         and all(
-            path.conv.kernel_size == (3, 3)
+            type(path.conv) is nn.Conv2d  # those that pad otherwise are subclasses
+            and path.conv.kernel_size == (3, 3)
             and path.conv.stride == (1, 1)
             and path.conv.padding == path.conv.dilation
             and path.conv.dilation[0] == path.conv.dilation[1]

@@ -98,7 +98,7 @@ def optimize_for_inference(model: nn.Module, example: Tensor | None = None) -> n
     """
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     copied = copy.deepcopy(model).eval().requires_grad_(False).double()
-    example = _find_example(copied, example)
+    example = find_example(copied) if example is None else example
     folded = copy.deepcopy(copied)
     for conv_name, norm_name in _find_pairs(folded, example):
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
@@ -106,7 +106,7 @@ def optimize_for_inference(model: nn.Module, example: Tensor | None = None) -> n
         assert isinstance(norm, nn.BatchNorm2d)
         folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         folded.set_submodule(norm_name, nn.Identity())
-    before, after = _run(copied, example), _run(folded, example)
+    before, after = run(copied, example), run(folded, example)
     same = all(
         (a - b).abs().max() <= _TOLERANCE * a.abs().max()
         for a, b in zip(before, after, strict=True)
@@ -143,7 +143,7 @@ def _find_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
         for name, module in model.named_modules()
         if type(module) in (nn.Conv2d, nn.BatchNorm2d)
     ]
-    _run(model, example)
+    run(model, example)
     for handle in handles:
         handle.remove()
     return [(c, n) for c, n in pairs if calls[c] == calls[n] == 1 and _has_statistics(model, n)]
@@ -160,7 +160,12 @@ def _fold_units(model: nn.Module) -> nn.Module:
         return (
             isinstance(module, SKConv2d)
             and module.attn is not None
-            and all(type(p.bn) is nn.Identity and p.conv.bias is not None for p in paths_of(module))
+            and all(
+                type(p.bn) is nn.Identity
+                and isinstance(p.conv, nn.Conv2d)
+                and p.conv.bias is not None
+                for p in paths_of(module)
+            )
         )
 
     names = [name for name, module in model.named_modules() if is_folded(module)]
@@ -173,10 +178,12 @@ def _fold_units(model: nn.Module) -> nn.Module:
     return model
 
 
-def _find_example(model: nn.Module, example: Tensor | None) -> Tensor:
-    """Return an input the model takes, the given one or random images."""
-    if example is not None:
-        return example
+def find_example(model: nn.Module) -> Tensor:
+    """Return a random image that a float64 network takes: [1, C, 64, 64], or of 256 pixels.
+
+    Raises:
+        UserError: it takes neither.
+    """
     first = next((m for m in model.modules() if isinstance(m, SKConv2d | nn.Conv2d)), None)
     channels = 3 if first is None else first.in_channels
     failure: Exception | None = None
@@ -184,19 +191,19 @@ def _find_example(model: nn.Module, example: Tensor | None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(1, channels, side, side, generator=generator)
         try:
-            _run(model, images)
+            run(model, images)
         except RuntimeError as error:
             failure = error
         else:
             return images
     raise UserError(
-        f"optimize_for_inference: {type(model).__name__} takes no {channels}-channel images of "
+        f"{type(model).__name__} takes no {channels}-channel images of "
         f"{' or '.join(map(str, _SIDES))} pixels ({failure}); give an example input"
     )
 
 
 @torch.no_grad()
-def _run(model: nn.Module, images: Tensor) -> list[Tensor]:
+def run(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Run a float64 model on its own device; return its outputs as a list."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     out = model(images.to(device, torch.float64))

@@ -223,7 +223,7 @@ class SKConv2d(nn.Module):
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
-        specs = _check_branches([Branch(*branch) for branch in branches], groups)
+        specs = _check_branches(branches, groups)
         if select not in get_args(Select):
             raise UserError(f"select is one of {', '.join(get_args(Select))}, got {select!r}")
         for name, value in (
@@ -295,16 +295,24 @@ class SKConv2d(nn.Module):
         return text + (f", pool_window={self.pool_window}" if self.pool_window else "")
 
 
-def _check_branches(branches: list[Branch], groups: int) -> list[Branch]:
+def _check_branches(branches: Sequence[Branch | Sequence[int]], groups: int) -> list[Branch]:
     """Fill in the unit's groups and refuse kernels that have no centre."""
     if not branches:
         raise UserError("an SK unit needs at least one branch")
-    for branch in branches:
+    specs: list[Branch] = []
+    for given in branches:
+        if not 1 <= len(given) <= 3:
+            raise UserError(
+                "a branch is (kernel size, dilation, groups), the last two optional, "
+                f"got {tuple(given)}"
+            )
+        branch = Branch(*given)
+        specs.append(branch._replace(groups=groups) if branch.groups is None else branch)
         if branch.kernel_size < 1 or branch.kernel_size % 2 == 0:
             raise UserError(f"kernel sizes are odd and positive, got {branch.kernel_size}")
         if branch.dilation < 1:
             raise UserError(f"dilations are at least 1, got {branch.dilation}")
-    return [b._replace(groups=groups) if b.groups is None else b for b in branches]
+    return specs
 
 
 def _branch_conv(

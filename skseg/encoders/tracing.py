@@ -1,0 +1,146 @@
+"""What a convolution's output goes through, observed in a run of the network."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
+
+
+@dataclass
+class Chain:
+    """A convolution as it was seen to run, and what belongs to it alone.
+
+    Attributes:
+        conv: its name in the network.
+        calls: how often it ran.
+        side: height of its output, in pixels.
+        norm: name of the batch norm that alone takes its output; None if there is none.
+        act: name of the activation that alone takes the norm's output, or without a norm the
+            convolution's, and runs once; None if there is none, or if it is part of the norm.
+    """
+
+    conv: str
+    calls: int = 0
+    side: int = 0
+    norm: str | None = None
+    act: str | None = None
+
+
+@dataclass
+class _Run:
+    """What was seen in one run: tensors by identity, kept alive so that identities last."""
+
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+    uses: Counter[int] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+
+
+class _CountUses(TorchFunctionMode):
+    """Counts the functions that make tensors from the outputs of convolutions and norms.
+
+    Hooks would miss what is no module, such as the sum of a skip connection.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+            self.run.uses.update(_known((args, kwargs), self.run))
+        return out
+
+
+def _known(tree: Any, run: _Run) -> set[int]:
+    return {id(leaf) for leaf in tree_leaves(tree) if id(leaf) in run.tensors}
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm, perhaps with an activation, and nothing more."""
+    if type(module) is BatchNormAct2d:
+        return type(module.drop) is nn.Identity
+    return isinstance(module, _BatchNorm) and not any(True for _ in module.children())
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an activation of torch or timm."""
+    home = type(module).__module__
+    return home == "torch.nn.modules.activation" or home.startswith("timm.layers.activations")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone listens to a module, who would not hear its successor."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def trace_chains(network: nn.Module, image: Tensor) -> dict[str, Chain]:
+    """Run a network once; return each convolution's chain by name.
+
+    Args:
+        network: left as it is; its copy runs in eval mode.
+        image: [B, C, H, W], one that the network takes.
+    """
+    copied = copy.deepcopy(network).eval()
+    for module in copied.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010  else norm and activation would return the same tensor
+    run = _Run()
+
+    def watch(name: str, module: nn.Module) -> list[RemovableHandle]:
+        def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            run.calls[name] += 1
+            run.inputs[name] = args[0]
+
+        def after(_module: nn.Module, _args: object, output: Tensor) -> None:
+            run.tensors[id(output)] = output
+            run.outputs[name] = id(output)
+
+        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+    watched = {
+        name: module
+        for name, module in copied.named_modules()
+        if isinstance(module, nn.Conv2d) or is_norm(module) or is_activation(module)
+    }
+    silent = {name for name, module in watched.items() if not has_hooks(module)}
+    handles = [handle for name, module in watched.items() for handle in watch(name, module)]
+    with torch.no_grad(), _CountUses(run):
+        out = copied(image)
+    for handle in handles:
+        handle.remove()
+    run.uses.update(_known(out, run))  # a feature that is handed out is used, too
+
+    def only_taker(name: str, kind: Callable[[nn.Module], bool]) -> str | None:
+        output = run.outputs[name]
+        found = [n for n, x in run.inputs.items() if id(x) == output and kind(watched[n])]
+        if run.uses[output] == 1 and len(found) == 1 and run.calls[found[0]] == 1:
+            return found[0] if found[0] in silent else None
+        return None
+
+    chains: dict[str, Chain] = {}
+    for name, module in watched.items():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        chain = chains[name] = Chain(name, run.calls[name])
+        if chain.calls != 1:
+            continue
+        chain.side = run.tensors[run.outputs[name]].shape[-2]
+        chain.norm = only_taker(name, is_norm)
+        last = name if chain.norm is None else chain.norm
+        if not isinstance(watched[last], BatchNormAct2d):
+            chain.act = only_taker(last, is_activation)
+    return chains

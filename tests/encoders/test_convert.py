@@ -1,0 +1,457 @@
+"""Encoders of smp and timm with SK units compute what they did, and then learn to select."""
+
+import copy
+import io
+import math
+import subprocess
+import sys
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d
+from torch import nn
+
+import skseg
+from skseg.encoders import Conversion, SKSettings
+from skseg.errors import UserError
+from skseg.models import build_model
+from skseg.nn import SKConv2d, optimize_for_inference, record_attention
+
+# How many units each gets: its spatial convolutions behind the first feature, without shortcuts.
+UNITS = {
+    "resnet18": 16,  # basic blocks, one ReLU for all
+    "resnext50_32x4d": 16,
+    "se_resnext50_32x4d": 16,
+    "tu-resnet10t": 4 * 2,  # a deep stem, pooled shortcuts
+    "tu-regnety_002": 13,
+    "efficientnet-b0": 16,  # padded for 224 pixels
+    "tu-tf_efficientnet_lite0": 15,  # TensorFlow's padding
+    "tu-tf_efficientnetv2_b0": 1 + 19,  # dense and depthwise
+    "mobilenet_v2": 16,
+    "tu-mobilenetv3_small_100": 11,
+    "tu-convnext_atto": 12,  # biases, no norms
+    "densenet121": 58,
+    "sknet_tiny_plain": 8,
+}
+FAST = ["resnet18", "tu-mobilenetv3_small_100", "tu-convnext_atto", "sknet_tiny_plain"]
+
+
+def units_of(network: nn.Module) -> list[SKConv2d]:
+    return [m for m in network.modules() if isinstance(m, SKConv2d)]
+
+
+def randomized(network: nn.Module) -> nn.Module:
+    """Batch norms with parameters and statistics that are not the identity."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def get_encoder(name: str, **kwargs: object) -> nn.Module:
+    torch.manual_seed(0)
+    return randomized(smp.encoders.get_encoder(name, weights=None, **kwargs))
+
+
+def convert(network: nn.Module, **options: object) -> tuple[nn.Module, Conversion]:
+    reports: list[Conversion] = []
+    converted = skseg.convert_to_sk(network, report=reports.append, **options)
+    (report,) = reports
+    return converted, report
+
+
+def features(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    torch.manual_seed(0)  # for stochastic depth
+    out = network(x)
+    return [f for f in (out if isinstance(out, list | tuple) else [out]) if f.numel()]
+
+
+def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    assert len(a) == len(b)
+    return max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def check_equal(before: nn.Module, after: nn.Module, x: torch.Tensor) -> None:
+    """In eval and train mode in float64, with the same statistics afterwards, and in float32."""
+    with torch.no_grad():
+        assert difference(features(before.eval(), x), features(after.eval(), x)) <= 1e-4
+        first, second = copy.deepcopy(before).double(), copy.deepcopy(after).double()
+        x = x.double()
+        assert difference(features(first.eval(), x), features(second.eval(), x)) <= 1e-9
+        assert difference(features(first.train(), x), features(second.train(), x)) <= 1e-9
+        # Training has moved the statistics of all branches alike.
+        assert difference(features(first.eval(), x), features(second.eval(), x)) <= 1e-9
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_computes_what_it_did(name: str) -> None:
+    encoder = get_encoder(name)
+    state = copy.deepcopy(encoder.state_dict())
+    converted, report = convert(encoder)
+    assert type(converted) is type(encoder)
+    assert len(units_of(converted)) == len(report.converted) == UNITS[name]
+    check_equal(encoder, converted, torch.randn(2, 3, 96, 64))
+    assert not units_of(encoder)  # the one given is left alone, training and all
+    assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items() if "num_" not in k)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_attention_learns_from_the_second_step_on(name: str) -> None:
+    """Equal branches give it no gradient; the border of the larger kernel makes them differ."""
+    encoder = convert(get_encoder(name))[0].double().train()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01)
+    largest = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(f.square().mean() for f in features(encoder, x)[1:]).backward()
+        grads = [unit.attn.fc_select.weight.grad.abs().max() for unit in units_of(encoder)]
+        largest.append(torch.stack(grads))
+        borders = [unit.paths[1].conv.weight.grad[..., 0, 0] for unit in units_of(encoder)]
+        assert all(bool(border.any()) for border in borders)
+        optimizer.step()
+    assert (largest[1] > 0).all()
+    assert largest[0].max() < 1e-6 * largest[1].max()
+
+
+@pytest.mark.parametrize("name", ["sknet_tiny_plain", "tu-tf_efficientnet_lite0"])
+def test_any_attention_gives_the_old_output(name: str) -> None:
+    encoder = get_encoder(name).double()
+    converted, _ = convert(encoder)
+    for unit in units_of(converted):
+        nn.init.normal_(unit.attn.fc_select.weight, std=3)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad(), record_attention(converted) as attention:
+        assert difference(features(encoder.eval(), x), features(converted.eval(), x)) <= 1e-9
+    assert any(float((a - 0.5).abs().max()) > 0.4 for a in attention.values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"select": "mean"},
+        {"branches": [[3], [5], [7]]},
+        {"branches": [[3]], "select": "mean"},
+        {"fuse_norm": "batch", "reduction": 2, "min_attention_width": 4},
+        {"fuse_norm": "none", "pool_window": 2},
+        {"stages": [3, 5]},
+        {"depthwise": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["sknet_tiny_plain", "mobilenet_v2"])
+def test_options_keep_what_is_computed(name: str, options: dict) -> None:
+    encoder = get_encoder(name)
+    converted, report = convert(encoder, **options)
+    check_equal(encoder, converted, torch.randn(2, 3, 64, 96))
+    for unit in units_of(converted):
+        own = unit.paths[0].conv.kernel_size[0]
+        grown = [b[0] + own - 3 for b in options.get("branches", [[3], [5]])]
+        if "depthwise" not in options:
+            assert [p.conv.kernel_size[0] for p in unit.paths] == grown
+        if options.get("select") == "mean":
+            assert unit.attn is None
+        else:
+            norms = {"batch": nn.BatchNorm1d, "none": nn.Identity}
+            expected = norms.get(options.get("fuse_norm"), nn.LayerNorm)
+            assert isinstance(unit.attn.bn, expected)
+            width = max(
+                unit.out_channels // options.get("reduction", 16),
+                options.get("min_attention_width", 32),
+            )
+            assert unit.attn.fc_reduce.out_features == width
+    if "stages" in options:
+        kept = {name for name, reason in report.left.items() if reason == "not in stages"}
+        assert kept
+        assert 0 < len(units_of(converted)) < UNITS[name]
+
+
+def test_depthwise_larger_kernels_cost_less() -> None:
+    encoder = get_encoder("resnet18")
+    _, full = convert(encoder)
+    converted, small = convert(encoder, depthwise=True)
+    assert small.parameters.before == full.parameters.before
+    growth = small.parameters.after - small.parameters.before
+    assert growth < 0.5 * (full.parameters.after - full.parameters.before)
+    x = torch.randn(2, 3, 64, 64)
+    sum(f.square().mean() for f in features(converted, x)[1:]).backward()
+    for unit in units_of(converted):
+        assert unit.paths[1].conv.wide.weight.grad.any()
+
+
+def test_dilated_branches_start_from_the_old_weights_and_the_difference_is_told() -> None:
+    encoder = get_encoder("sknet_tiny_plain")
+    converted, report = convert(encoder, branches=[[3], [3, 2]])
+    near, far = units_of(converted)[3].paths
+    assert torch.equal(near.conv.weight, far.conv.weight)
+    assert [near.conv.dilation, far.conv.dilation] == [(1, 1), (2, 2)]
+    assert report.difference["eval"] > 1e-3
+    assert f"{report.difference['eval']:.1e} in eval" in str(report)
+    far.conv.dilation, far.conv.padding = (1, 1), (1, 1)  # the rest is as it was
+    unit = units_of(converted)[3]
+    x = torch.randn(2, unit.in_channels, 9, 9)
+    old = encoder.layer2[1]
+    expected = old.act2(old.bn2(old.conv2(x)))
+    torch.testing.assert_close(unit(x), expected)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tu-mobilenetv3_small_100"])
+def test_dilated_encoders(name: str, output_stride: int) -> None:
+    encoder = get_encoder(name, output_stride=output_stride)
+    converted, _ = convert(encoder)
+    check_equal(encoder, converted, torch.randn(2, 3, 64, 64))
+    assert (
+        features(converted.eval(), torch.randn(1, 3, 64, 64))[-1].shape[-1] == 64 // output_stride
+    )
+    # stages are told apart although their strides are the same
+    _, report = convert(encoder, stages=[5])
+    assert 0 < len(report.converted) < len(units_of(converted))
+
+
+@pytest.mark.parametrize("name", ["sknet_tiny_plain", "tu-tf_efficientnet_lite0"])
+def test_export_and_compile(name: str) -> None:
+    encoder = convert(get_encoder(name))[0].eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected = encoder(x)
+    exported = torch.export.export(encoder, (x,), strict=True).module()
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+    for other in (exported, compiled):
+        assert difference(expected, other(x)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [*FAST, "tu-tf_efficientnet_lite0"])
+def test_optimize_for_inference(name: str) -> None:
+    encoder = convert(get_encoder(name))[0].eval()
+    for unit in units_of(encoder):  # branches that differ, as after training
+        nn.init.normal_(unit.paths[1].conv.weight, std=0.1)
+    fast = optimize_for_inference(encoder)
+    x = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert difference(features(encoder, x), features(fast, x)) <= 1e-4
+    if name != "tu-convnext_atto":
+        folded = [m for m in fast.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert len(folded) < len([m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)])
+
+
+def test_whole_models_and_classifiers() -> None:
+    model = randomized(smp.Unet("resnet18", encoder_weights=None, classes=3)).eval()
+    converted, _ = convert(model)
+    assert type(converted) is smp.Unet
+    assert all(
+        name.startswith("encoder.")
+        for name, m in converted.named_modules()
+        if isinstance(m, SKConv2d)
+    )
+    assert (
+        difference([model(torch.ones(1, 3, 64, 64))], [converted(torch.ones(1, 3, 64, 64))]) < 1e-4
+    )
+    classifier = randomized(timm.create_model("resnet10t", num_classes=7)).eval()
+    converted, _ = convert(classifier, stages=[5])  # by stride
+    assert {n[:6] for n, m in converted.named_modules() if isinstance(m, SKConv2d)} == {"layer4"}
+    check_equal(classifier, converted, torch.randn(2, 3, 64, 64))
+
+
+def test_named_convolutions_are_taken_and_no_others() -> None:
+    encoder = get_encoder("resnet18")
+    converted, report = convert(encoder, modules=["conv1", "layer2.0.downsample.0", "layer4.1.*"])
+    names = ["conv1", "layer2.0.downsample.0", "layer4.1.conv1", "layer4.1.conv2"]
+    assert [chain.conv for chain in report.converted] == names
+    kernels = [[p.conv.kernel_size[0] for p in unit.paths] for unit in units_of(converted)]
+    assert kernels == [[7, 9], [1, 3], [3, 5], [3, 5]]
+    check_equal(encoder, converted, torch.randn(2, 3, 64, 64))
+
+
+class Odd(nn.Module):
+    """Ways in which outputs are used that look like convolution, norm and activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        for name in "abcdefgh":
+            self.add_module(f"conv_{name}", nn.Conv2d(8, 8, 3, padding=1))
+            self.add_module(f"bn_{name}", nn.BatchNorm2d(8))
+            self.add_module(f"act_{name}", nn.ReLU(inplace=name != "c"))
+        self.bn_d = BatchNormAct2d(8, act_layer=nn.SiLU)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.standardised = StdConv2d(8, 8, 3, padding=1)
+        self.reflected = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.same = Conv2dSame(8, 8, 3, stride=2)
+        self.valid = nn.Conv2d(8, 8, 3, padding="valid")
+        self.text = nn.Conv2d(8, 8, 3, padding="same", dilation=2)
+        self.rectangle = nn.Conv2d(8, 8, (1, 3), padding=(0, 1))
+        self.even = nn.Conv2d(8, 8, 4, padding=1)
+        self.unused = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(x)
+        x = self.act_a(self.bn_a(self.conv_a(x)))  # the usual
+        y = self.conv_b(x)
+        x = self.act_b(self.bn_b(y)) + y  # the convolution's output is used again
+        y = self.bn_c(self.conv_c(x))
+        x = self.act_c(y) + y  # the norm's is
+        x = self.bn_d(self.conv_d(x))
+        x = torch.sigmoid(self.bn_e(self.conv_e(x)))  # a function
+        y = self.bn_f(self.conv_f(x))
+        feature = y  # handed out before its activation
+        x = self.act_f(y.clone())
+        x = self.act_g(self.act_g(self.bn_g(self.conv_g(x))))  # shared
+        x = self.act_h(self.conv_h(x))
+        x = self.twice(self.twice(x))
+        x = self.reflected(self.standardised(x))
+        x = self.even(self.rectangle(self.text(self.valid(self.same(x)))))
+        return [feature, x]
+
+
+def test_what_belongs_to_a_convolution_is_seen_in_its_use() -> None:
+    torch.manual_seed(0)
+    network = randomized(Odd())
+    converted, report = convert(network, modules=["*"])
+    taken = {c.conv: (c.norm, c.act) for c in report.converted}
+    assert taken == {
+        "stem": (None, None),
+        "conv_a": ("bn_a", "act_a"),
+        "conv_b": (None, None),
+        "conv_c": ("bn_c", None),
+        "conv_d": ("bn_d", None),
+        "conv_e": ("bn_e", None),
+        "conv_f": ("bn_f", None),
+        "conv_g": ("bn_g", None),
+        "conv_h": (None, "act_h"),
+        "same": (None, None),
+        "valid": (None, None),
+        "text": (None, None),
+    }
+    assert report.left == {
+        "twice": "runs 2 times",
+        "standardised": "a larger kernel does not keep its output",
+        "reflected": "a larger kernel does not keep its output",
+        "rectangle": "the kernel is not square",
+        "even": "the kernel is even",
+        "unused": "never runs",
+    }
+    assert isinstance(converted.conv_d.paths[0].act, nn.SiLU)
+    assert type(converted.conv_d.paths[1].bn) is nn.BatchNorm2d
+    for size in ((64, 64), (63, 70)):
+        check_equal(network, converted, torch.randn(2, 3, *size))
+
+
+def test_device_type_mode_and_frozen_parameters_are_kept() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), BatchNormAct2d(4)).double()
+    network[1].requires_grad_(False)
+    network[2].requires_grad_(False).eval()
+    unit = convert(network.train(), stages=[1])[0][1]
+    assert {p.dtype for p in unit.parameters()} == {torch.float64}
+    assert unit.training
+    for path in unit.paths:
+        assert not any(p.requires_grad for p in path.parameters())
+        assert not path.bn.training or network[2].training
+    assert all(p.requires_grad for p in unit.attn.parameters())
+
+
+def test_the_report_counts_what_counts() -> None:
+    """Parameters and multiply-adds of one unit, by hand."""
+    network = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32))
+    _, report = convert(network, modules=["1"], min_attention_width=8)
+    attention = 32 * 8 + 2 * 8 + 8 * 64  # r = 16 would give 2
+    first, pixels = 3 * 32, 224 * 224
+    assert report.parameters == (first + 32 + 32 * 10, first + 32 + 32 * (10 + 26) + attention)
+    ops = 32 * 8 + 8 * 64
+    assert report.multiply_adds.before == pixels * (first + 32 * 9)
+    assert report.multiply_adds.after == pixels * (first + 32 * (9 + 25)) + ops
+    text = str(report)
+    assert "converted 1 convolutions" in text
+    growth = 100 * (report.parameters.after / report.parameters.before - 1)
+    assert f"({growth:+.1f} %)" in text
+    assert math.isclose(report.difference["train"], 0, abs_tol=1e-12)
+
+
+def test_the_report_is_printed_unless_someone_takes_it(capsys: pytest.CaptureFixture) -> None:
+    encoder = get_encoder("sknet_tiny_plain")
+    skseg.convert_to_sk(encoder)
+    out = capsys.readouterr().out
+    assert out.startswith("converted 8 convolutions to SK units\n  parameters: 1.00 M -> ")
+    assert "left (stem): conv1.0, conv1.3, conv1.6" in out
+    skseg.convert_to_sk(encoder, report=None)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sknet_tiny_plain", {"stage": [3]}, "no option 'stage'; it has stages"),
+        ("sknet_tiny_plain", {"stages": [6]}, "no stage 6; there are 1, 2, 3, 4, 5"),
+        ("sknet_tiny_plain", {"stages": [1]}, r"nothing to convert; left: conv1\.0 \(stem\)"),
+        ("sknet_tiny_plain", {"modules": ["layer9.*"]}, r"no convolution is called 'layer9\.\*'"),
+        ("sknet_tiny_plain", {"modules": ["layer1.0.conv"]}, r"near: layer1\.0\.conv"),
+        ("sknet_tiny_plain", {"select": "sum"}, "mean is the control without attention"),
+        ("sknet_tiny_plain", {"select": "max"}, "select is one of attention, sum, mean"),
+        ("sknet_tiny_plain", {"branches": [[1], [3]]}, "at least 3, got 1"),
+        ("sknet_tiny_plain", {"branches": [[4]]}, "odd and positive, got 4"),
+        ("sknet_tiny_plain", {"branches": [[3, 1, 2]]}, "keeps the groups"),
+        ("sknet_tiny_plain", {"branches": [[]]}, "a branch is"),
+        ("sknet_tiny", {}, "SKNetEncoder has SK units already"),
+        ("timm-skresnet18", {}, "of a selective kernel already"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
+def test_bad_input(name: str, options: dict, message: str) -> None:
+    encoder = smp.encoders.get_encoder(name, weights=None)
+    with pytest.raises(UserError, match=message):
+        skseg.convert_to_sk(encoder, **options)
+
+
+def test_networks_without_anything_to_convert() -> None:
+    with pytest.raises(UserError, match="no spatial convolutions"):
+        skseg.convert_to_sk(nn.Sequential(nn.Conv2d(3, 8, 1)))
+    once = skseg.convert_to_sk(smp.encoders.get_encoder("sknet_tiny_plain", weights=None))
+    with pytest.raises(UserError, match="has SK units already"):
+        skseg.convert_to_sk(once)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encoder_name": "tu-sknet_tiny"}, "wants the encoder sknet_tiny, not tu-sknet_tiny"),
+        ({"encoder_name": "sknet_tiny", "sk": SKSettings(stages=[3])}, "stages is for encoders"),
+        ({"encoder_name": "resnet18", "sk": SKSettings(stages=[9])}, "with resnet18: .*no stage 9"),
+    ],
+)
+def test_bad_settings_of_a_model(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=r"model\.sk.*" + message):
+        build_model("fpn", **{"sk": SKSettings(), **arguments})
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3plus", "unet"])
+def test_models_are_built_with_units(arch: str) -> None:
+    torch.manual_seed(0)
+    plain = build_model(arch, "resnet18", classes=3).eval()
+    torch.manual_seed(0)
+    reports: list[Conversion] = []
+    converted = build_model(arch, "resnet18", classes=3, sk=SKSettings(), report=reports.append)
+    assert len(reports[0].converted) == 16
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert difference([plain(x)], [converted.eval()(x)]) <= 1e-4
+
+
+def test_a_state_dict_goes_through_a_file() -> None:
+    encoder = convert(get_encoder("mobilenet_v2"))[0]
+    file = io.BytesIO()
+    torch.save(encoder.state_dict(), file)
+    file.seek(0)
+    other = skseg.convert_to_sk(smp.encoders.get_encoder("mobilenet_v2", weights=None), report=None)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    x = torch.rand(1, 3, 64, 64)
+    assert difference(features(encoder.eval(), x), features(other.eval(), x)) == 0
+
+
+def test_the_table_of_the_documentation() -> None:
+    command = [sys.executable, "scripts/conversions.py", "sknet_tiny_plain"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("| `sknet_tiny_plain` | 8 | 1.00 -> 1.63 |")
