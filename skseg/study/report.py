@@ -79,12 +79,20 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
 
 
 def scores(rows: Sequence[Row], arm: str, decoder: str, key: str = "miou") -> dict[int, float]:
-    """Return an arm's score for each seed, in percent; undefined ones are left out."""
-    return {
-        int(row["seed"]): 100 * float(row[key])
-        for row in rows
-        if row["arm"] == arm and row["decoder"] == decoder and row.get(key)
-    }
+    """Return an arm's score for each seed, in percent; undefined ones are left out.
+
+    mIoU is over the classes that occur in truth. The benchmark's also counts one that does not, as
+    0, in a run that has taken even a pixel for it; such a class is one that another run has
+    undefined.
+    """
+    chosen = [row for row in rows if row["arm"] == arm and row["decoder"] == decoder]
+    classes = [k for k in rows[0] if k.startswith("iou/") and all(row.get(k) for row in rows)]
+    if key == "miou" and classes:
+        return {
+            int(row["seed"]): 100 * sum(float(row[k]) for k in classes) / len(classes)
+            for row in chosen
+        }
+    return {int(row["seed"]): 100 * float(row[key]) for row in chosen if row.get(key)}
 
 
 def _compare(

@@ -131,3 +131,20 @@ def test_every_study_starts(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(read_rows(tmp_path / "results" / "x" / "runs.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    "sweep", sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_sweeps_command_trains(sweep: Path, streets_root: Path, tmp_path: Path) -> None:
+    """The command line that W&B makes of the first point of the grid."""
+    content = yaml.safe_load(sweep.read_text())
+    fixed = content["command"][3:-1]
+    point = {
+        k: v.get("value", v.get("values", [None])[0]) for k, v in content["parameters"].items()
+    }
+    point |= SMALL | {"data.root": streets_root}
+    args = [f"--{key}={value}" for key, value in point.items()]
+    name = Path(content["program"]).stem
+    done = run_script(name, *fixed, *args, "--run_dir", tmp_path / "run", "--wandb.enabled=false")
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import yaml
 from running import REPOSITORY, run_script
 
 from skseg.study.matrix import Study, add_row, read_study
-from skseg.study.report import write_reports
+from skseg.study.report import scores, write_reports
 
 
 def write_study(folder: Path, name: str, seeds: int = 6) -> tuple[Path, Study]:
@@ -73,6 +73,16 @@ def test_the_conclusion_follows_from_the_numbers(tmp_path: Path, gain: float, wo
     assert [other["confidence"] for other in record["others"]] == [0.975] * 2
     for name in ("arms.png", "differences.png"):
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_class_that_never_occurs_does_not_decide(tmp_path: Path) -> None:
+    """One run has taken some pixel for it: a class of IoU 0 in the benchmark's mean."""
+    one = {"arm": "sk", "decoder": "fpn", "seed": "0", "miou": "0.5", "iou/a": "0.4"}
+    rows = [
+        one | {"iou/b": "0.6", "iou/never": ""},
+        one | {"seed": "1", "miou": "0.4", "iou/b": "0.8", "iou/never": "0.0"},
+    ]
+    assert scores(rows, "sk", "fpn") == pytest.approx({0: 50.0, 1: 60.0})
 
 
 def test_nothing_is_concluded_before_all_planned_pairs(tmp_path: Path) -> None:
