@@ -47,7 +47,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--data.name", "street"], "no data set 'street'"),
         (
             ["--model.encoder_name", "sknet_tiny_se", "--model.sk.select", "sum"],
-            "model.sk: sknet_tiny_se has no SK units; sknet26, ",
+            "model.sk with sknet_tiny_se: select: sum would multiply",
         ),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
         (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
@@ -55,6 +55,14 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--data.batch_size", "99"], "data.batch_size is 99"),
         (["--data.crop_size", "[0,64]"], "data.crop_size"),
         (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
+        (["--model.sk.branches", "[[4]]"], "kernel sizes are odd and positive, got 4"),
+        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch is (kernel size, dilation, groups)"),
+        (["--model.sk.reduction", "0"], "reduction is at least 1, got 0"),
+        (["--model.sk.stages", "[3]"], "model.sk.stages is for encoders that are converted"),
+        (
+            ["--model.encoder_name", "efficientnet_lite0", "--model.encoder_weights", "imagenet"],
+            "want images normalised with --data.mean [0.4980, 0.4980, 0.4980], not [0.485",
+        ),
         (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
         (["--ckpt_path", "last"], "no checkpoint below"),
         (
@@ -82,6 +90,43 @@ def test_an_unknown_key_is_named(
         fit(arguments(streets_root, tmp_path / "run", key, "3"))
     assert caught.value.code == 2
     assert key.removeprefix("--") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("fuse_norm", "bach", "'batch', 'layer', 'none'"),
+        ("select", "max", "'attention', 'sum', 'mean'"),
+        ("fuse_normm", "batch", "fuse_normm"),
+    ],
+)
+def test_a_wrong_sk_setting_is_named(
+    key: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fit(arguments(tmp_path, tmp_path / "run", f"--model.sk.{key}", value))
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_converted_encoder_comes_back_with_the_checkpoint(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = ["--model.encoder_name", "mobilenet_v2", "--model.sk.stages", "[4,5]"]
+    args = arguments(streets_root, tmp_path / "run", *more, "--model.sk.fuse_norm", "none")
+    assert fit(args) == 0
+    assert (
+        "converted 10 convolutions to SK units\n  parameters: 2.22 M ->" in capsys.readouterr().out
+    )
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    units = [m for m in task.model.encoder.modules() if isinstance(m, SKConv2d)]
+    assert len(units) == 10
+    assert all(isinstance(unit.attn.bn, torch.nn.Identity) for unit in units)
+    trained = [unit.paths[1].conv.weight.detach() for unit in units]
+    assert all(weight[..., 0, :].any() for weight in trained[:3])  # zeros no more
+    other = ["--model.sk.stages", "[5]", "--ckpt_path", "last"]
+    assert fit([*args, *other]) == 2
+    assert "sk is {" in capsys.readouterr().err
 
 
 def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

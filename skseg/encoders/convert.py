@@ -169,8 +169,11 @@ def _check_options(options: dict[str, Any]) -> SKSettings:
             "branches; mean is the control without attention"
         )
     for branch in branches_of(settings):
-        if len(branch) > 2:
-            raise UserError(f"branches: a conversion keeps the groups, got {list(branch)}")
+        if not 1 <= len(branch) <= 2:
+            raise UserError(
+                "branches: a conversion keeps the groups and takes [kernel size, dilation], the "
+                f"last optional, got {list(branch)}"
+            )
         if branch[0] < 3:
             raise UserError(
                 f"branches: kernel sizes are those of a 3x3's branches, so at least 3, got "

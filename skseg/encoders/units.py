@@ -112,12 +112,11 @@ def _grow(conv: nn.Conv2d, branch: Branch) -> nn.Conv2d:
     )
     grown.kernel_size = (branch.kernel_size, branch.kernel_size)
     grown.dilation = (conv.dilation[0] * branch.dilation, conv.dilation[1] * branch.dilation)
-    if not isinstance(conv, Conv2dSame) and not isinstance(conv.padding, str):  # those see to it
+    given = (0, 0) if conv.padding == "valid" else conv.padding
+    if not isinstance(conv, Conv2dSame) and not isinstance(given, str):  # those see to it
         vertical, horizontal = (
             padding + branch.kernel_size // 2 * new - old // 2 * dilation
-            for padding, new, dilation in zip(
-                conv.padding, grown.dilation, conv.dilation, strict=True
-            )
+            for padding, new, dilation in zip(given, grown.dilation, conv.dilation, strict=True)
         )
         grown.padding = (vertical, horizontal)
     return grown

@@ -35,6 +35,10 @@ UNITS = {
     "densenet121": 58,
     "sknet_tiny_plain": 8,
 }
+SLOW = [
+    *("resnext50_32x4d", "se_resnext50_32x4d", "tu-resnet10t", "tu-regnety_002"),
+    *("tu-tf_efficientnetv2_b0", "mobilenet_v2", "densenet121"),
+]
 FAST = ["resnet18", "tu-mobilenetv3_small_100", "tu-convnext_atto", "sknet_tiny_plain"]
 
 
@@ -71,6 +75,7 @@ def features(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [f for f in (out if isinstance(out, list | tuple) else [out]) if f.numel()]
 
 
+@torch.no_grad()
 def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     assert len(a) == len(b)
     return max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(a, b, strict=True))
@@ -88,7 +93,9 @@ def check_equal(before: nn.Module, after: nn.Module, x: torch.Tensor) -> None:
         assert difference(features(first.eval(), x), features(second.eval(), x)) <= 1e-9
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in UNITS]
+)
 def test_computes_what_it_did(name: str) -> None:
     encoder = get_encoder(name)
     state = copy.deepcopy(encoder.state_dict())
@@ -100,11 +107,11 @@ def test_computes_what_it_did(name: str) -> None:
     assert all(torch.equal(v, state[k]) for k, v in encoder.state_dict().items() if "num_" not in k)
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", ["sknet_tiny_plain", "mobilenet_v2", "tu-convnext_atto"])
 def test_attention_learns_from_the_second_step_on(name: str) -> None:
     """Equal branches give it no gradient; the border of the larger kernel makes them differ."""
     encoder = convert(get_encoder(name))[0].double().train()
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    x = torch.randn(2, 3, 160, 160, dtype=torch.float64)  # 5x5 at last, or 9x9 kernels see padding
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01)
     largest = []
     for _ in range(2):
@@ -112,8 +119,10 @@ def test_attention_learns_from_the_second_step_on(name: str) -> None:
         sum(f.square().mean() for f in features(encoder, x)[1:]).backward()
         grads = [unit.attn.fc_select.weight.grad.abs().max() for unit in units_of(encoder)]
         largest.append(torch.stack(grads))
-        borders = [unit.paths[1].conv.weight.grad[..., 0, 0] for unit in units_of(encoder)]
-        assert all(bool(border.any()) for border in borders)
+        for unit in units_of(encoder):
+            grad = unit.paths[1].conv.weight.grad.clone()
+            grad[..., 1:-1, 1:-1] = 0
+            assert grad.any()
         optimizer.step()
     assert (largest[1] > 0).all()
     assert largest[0].max() < 1e-6 * largest[1].max()
@@ -144,7 +153,9 @@ def test_any_attention_gives_the_old_output(name: str) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["sknet_tiny_plain", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["sknet_tiny_plain", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
+)
 def test_options_keep_what_is_computed(name: str, options: dict) -> None:
     encoder = get_encoder(name)
     converted, report = convert(encoder, **options)
@@ -172,12 +183,12 @@ def test_options_keep_what_is_computed(name: str, options: dict) -> None:
 
 
 def test_depthwise_larger_kernels_cost_less() -> None:
-    encoder = get_encoder("resnet18")
+    encoder = get_encoder("sknet_tiny_plain")
     _, full = convert(encoder)
     converted, small = convert(encoder, depthwise=True)
     assert small.parameters.before == full.parameters.before
     growth = small.parameters.after - small.parameters.before
-    assert growth < 0.5 * (full.parameters.after - full.parameters.before)
+    assert growth < 0.9 * (full.parameters.after - full.parameters.before)
     x = torch.randn(2, 3, 64, 64)
     sum(f.square().mean() for f in features(converted, x)[1:]).backward()
     for unit in units_of(converted):
@@ -201,14 +212,13 @@ def test_dilated_branches_start_from_the_old_weights_and_the_difference_is_told(
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "tu-mobilenetv3_small_100"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "tu-mobilenetv3_small_100"])
 def test_dilated_encoders(name: str, output_stride: int) -> None:
     encoder = get_encoder(name, output_stride=output_stride)
     converted, _ = convert(encoder)
     check_equal(encoder, converted, torch.randn(2, 3, 64, 64))
-    assert (
-        features(converted.eval(), torch.randn(1, 3, 64, 64))[-1].shape[-1] == 64 // output_stride
-    )
+    deepest = features(converted.eval(), torch.randn(1, 3, 64, 64))[-1]
+    assert deepest.shape[-1] == 64 // output_stride
     # stages are told apart although their strides are the same
     _, report = convert(encoder, stages=[5])
     assert 0 < len(report.converted) < len(units_of(converted))
@@ -220,9 +230,9 @@ def test_export_and_compile(name: str) -> None:
     x = torch.rand(1, 3, 64, 64)
     expected = encoder(x)
     exported = torch.export.export(encoder, (x,), strict=True).module()
+    assert difference(expected, exported(x)) <= 1e-5
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")
-    for other in (exported, compiled):
-        assert difference(expected, other(x)) <= 1e-5
+    assert difference(expected, compiled(x)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", [*FAST, "tu-tf_efficientnet_lite0"])
@@ -386,7 +396,7 @@ def test_the_report_is_printed_unless_someone_takes_it(capsys: pytest.CaptureFix
     [
         ("sknet_tiny_plain", {"stage": [3]}, "no option 'stage'; it has stages"),
         ("sknet_tiny_plain", {"stages": [6]}, "no stage 6; there are 1, 2, 3, 4, 5"),
-        ("sknet_tiny_plain", {"stages": [1]}, r"nothing to convert; left: conv1\.0 \(stem\)"),
+        ("resnet18", {"stages": [1]}, r"nothing to convert; left: conv1 \(stem\)"),
         ("sknet_tiny_plain", {"modules": ["layer9.*"]}, r"no convolution is called 'layer9\.\*'"),
         ("sknet_tiny_plain", {"modules": ["layer1.0.conv"]}, r"near: layer1\.0\.conv"),
         ("sknet_tiny_plain", {"select": "sum"}, "mean is the control without attention"),
@@ -394,16 +404,24 @@ def test_the_report_is_printed_unless_someone_takes_it(capsys: pytest.CaptureFix
         ("sknet_tiny_plain", {"branches": [[1], [3]]}, "at least 3, got 1"),
         ("sknet_tiny_plain", {"branches": [[4]]}, "odd and positive, got 4"),
         ("sknet_tiny_plain", {"branches": [[3, 1, 2]]}, "keeps the groups"),
-        ("sknet_tiny_plain", {"branches": [[]]}, "a branch is"),
+        ("sknet_tiny_plain", {"branches": [[]]}, "the last optional, got"),
         ("sknet_tiny", {}, "SKNetEncoder has SK units already"),
-        ("timm-skresnet18", {}, "of a selective kernel already"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:`timm-` encoders are deprecated")
 def test_bad_input(name: str, options: dict, message: str) -> None:
     encoder = smp.encoders.get_encoder(name, weights=None)
     with pytest.raises(UserError, match=message):
         skseg.convert_to_sk(encoder, **options)
+
+
+def test_selective_kernels_of_timm_stay() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("skresnet18", features_only=True)
+    converted, report = convert(network, stages=[2])
+    taken = [chain.conv for chain in report.converted]
+    assert taken == ["layer1.0.conv2.conv", "layer1.1.conv2.conv"]
+    assert report.left["layer1.0.conv1.paths.1.conv"] == "of a selective kernel already"
+    check_equal(network, converted, torch.randn(2, 3, 64, 64))
 
 
 def test_networks_without_anything_to_convert() -> None:
