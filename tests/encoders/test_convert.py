@@ -36,6 +36,7 @@ UNITS = {
     "sknet_tiny_plain": 8,
 }
 SLOW = [
+    "efficientnet-b0",
     *("resnext50_32x4d", "se_resnext50_32x4d", "tu-resnet10t", "tu-regnety_002"),
     *("tu-tf_efficientnetv2_b0", "mobilenet_v2", "densenet121"),
 ]
@@ -211,7 +212,7 @@ def test_dilated_branches_start_from_the_old_weights_and_the_difference_is_told(
     torch.testing.assert_close(unit(x), expected)
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "tu-mobilenetv3_small_100"])
 def test_dilated_encoders(name: str, output_stride: int) -> None:
     encoder = get_encoder(name, output_stride=output_stride)
