@@ -16,7 +16,7 @@ from skseg.data.streets import STREETS
 from skseg.errors import UserError
 from skseg.evaluation import best_device, check_classes
 from skseg.inference import normalize, padded_side
-from skseg.nn import SKConv2d, record_attention
+from skseg.nn import Unit, attention_units, record_attention
 from skseg.report import Image, Sample, shrink
 from skseg.study.targets import (
     Target,
@@ -32,28 +32,6 @@ Floats = NDArray[np.float32]
 Growing = Literal["redraw", "crop"]
 
 _BATCH = 8  # windows at a time
-
-
-class Unit(NamedTuple):
-    """An SK unit with attention.
-
-    Attributes:
-        name: in the network.
-        stage: the stage it belongs to: its name up to the first part with a digit.
-        spans: side in pixels of the unit's input that each branch's kernel reaches over,
-            (kernel size - 1) * dilation + 1.
-        channels: how many it has.
-    """
-
-    name: str
-    stage: str
-    spans: tuple[int, ...]
-    channels: int
-
-    @property
-    def largest(self) -> int:
-        """The branch with the largest kernel."""
-        return int(np.argmax(self.spans))
 
 
 @dataclass(frozen=True)
@@ -120,12 +98,7 @@ def find_units(model: nn.Module) -> list[Unit]:
     Raises:
         UserError: there is none, or they differ in the number of branches.
     """
-    units = []
-    for name, module in model.named_modules():
-        if isinstance(module, SKConv2d) and module.attn is not None:
-            spans = tuple(_span(path.get_submodule("conv")) for path in module.paths)
-            if len(set(spans)) > 1:
-                units.append(Unit(name, _stage(name), spans, module.out_channels))
+    units = [unit for unit in attention_units(model) if len(set(unit.spans)) > 1]
     if not units:
         raise UserError("the network has no SK unit that weighs kernels of different sizes")
     if len({len(unit.spans) for unit in units}) > 1:
@@ -257,17 +230,6 @@ def observe(
 def _add(readers: list[_Reader], image: int, targets: list[Target]) -> None:
     for reader in readers:
         reader.add(image, targets)
-
-
-def _span(conv: nn.Module) -> int:
-    assert isinstance(conv, nn.Conv2d)
-    return (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
-
-
-def _stage(name: str) -> str:
-    parts = name.split(".")
-    numbered = (i for i, part in enumerate(parts) if any(c.isdigit() for c in part))
-    return ".".join(parts[: next(numbered, len(parts)) + 1])
 
 
 def _spread(pairs: list[Pair], count: int | None) -> list[Pair]:

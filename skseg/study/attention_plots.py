@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from skseg.nn import Unit
 from skseg.report import Colors, colorize
-from skseg.study.attention import Unit, Whole
+from skseg.study.attention import Whole
 
 _BLUES = ("#9ecae1", "#4292c6", "#08306b")
 _BRANCHES = ("#fdbf6f", "#1f78b4", "#6a3d9a", "#33a02c", "#b15928")

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from skseg.metrics.objects import BIN_NAMES
-from skseg.study.attention import Attention, Observations, Unit
+from skseg.nn import Unit
+from skseg.study.attention import Attention, Observations
 from skseg.study.targets import FACTORS
 
 Values = NDArray[np.float64]
