@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "segment pictures",
     "check_data": "look through a data set before training on it",
     "draw_streets": "draw a small street data set",
+    "attention": "see which kernels SK units prefer, and when",
     "study": "run many trainings and compare them",
 }
 

@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 
-from skseg.callbacks import SavePredictions
+from skseg.callbacks import LogAttention, LogTables, SavePredictions
 from skseg.checkpoints import AtomicCheckpointIO, read_checkpoint
 from skseg.data import SegmentationDataModule
 from skseg.errors import UserError, exits_on_mistakes
@@ -83,7 +83,8 @@ class SegmentationCLI(LightningCLI):
         self.pictures = SavePredictions(self.run_dir / "pictures")
         self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
         seed = int(self.config_init.seed_everything)
-        own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), self.pictures, self.last]
+        own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), LogAttention(), self.pictures]
+        own += [LogTables(self.last.directory), self.last]
         if self.config_init.ema is not None:
             own.insert(0, EMAWeightAveraging(decay=self.config_init.ema))
         if config.sync_batchnorm:
@@ -258,6 +259,8 @@ def _print_end(cli: SegmentationCLI) -> None:
     if cli.pictures.last:
         console.print(f"picture    {cli.pictures.last}", soft_wrap=True)
     console.print(f"checkpoint {cli.last.path}", soft_wrap=True)
+    if cli.last.best.is_file():
+        console.print(f"best       {cli.last.best}", soft_wrap=True)
     console.print(f"run folder {cli.run_dir}", soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """Where a run's numbers go: `metrics.csv` and Weights & Biases."""
 
 import csv
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,8 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> WandbLogger:
             f"W&B is offline (no API key): upload later with "
             f"`wandb sync {run_dir}/wandb/offline-run-*`"
         )
+    # What waits to be uploaded lies in the user's home otherwise; a run folder holds all of a run.
+    os.environ.setdefault("WANDB_DATA_DIR", str((run_dir / "wandb").resolve()))
     earlier = sorted((run_dir / "wandb").glob("*run-*-*"))  # [offline-]run-TIME-ID
     logger = WandbLogger(
         name=tracking.name or run_dir.name,

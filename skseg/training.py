@@ -1,6 +1,8 @@
 """Callbacks that make a run exact: checkpoints at any step, seeds by step, rows in order."""
 
+import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins import LayerSync
 from pytorch_lightning.utilities import rank_zero_info
 from timm.layers import convert_sync_batchnorm
@@ -15,6 +18,8 @@ from torch import nn
 
 from skseg.contract import Batch
 from skseg.errors import UserError
+from skseg.metrics import evaluation_record
+from skseg.task import SegmentationTask
 
 
 class SeedSteps(Callback):
@@ -37,18 +42,32 @@ class SeedSteps(Callback):
 
 
 class LogSteps(Callback):
-    """Log the losses and learning rates of every `log_every_n_steps`th step as one row.
+    """Log losses, learning rates and gradient norm of every `log_every_n_steps`th step as one row.
 
     At the end of the batch and not, as `self.log` does, after it: a checkpoint made there must
-    not miss its step's row.
+    not miss its step's row. The norm is of all gradients together, before clipping. W&B alone gets
+    images per second, waiting for data included and validation not: `metrics.csv` holds what two
+    runs have in common.
     """
 
     def __init__(self) -> None:
         self._logged = 0  # newest step; with accumulation not every batch ends one
+        self._grad_norm = 0.0  # of the newest step to be logged
+        self._since: float | None = None  # when the first of the counted images was waited for
+        self._images = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave out the step of the checkpoint that the run goes on from."""
         self._logged = trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Measure the gradients, which clipping comes after."""
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % interval == 0:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self._grad_norm = float(torch.nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(
         self,
@@ -59,21 +78,39 @@ class LogSteps(Callback):
         batch_idx: int,
     ) -> None:
         """Log if it is the step's turn."""
+        if self._since is None:
+            self._since = time.perf_counter()  # the first batch also warms up
+        else:
+            self._images += len(batch["name"]) * trainer.world_size
         step = trainer.global_step
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step == self._logged or step % interval:
             return
         self._logged = step
         row = {key: float(value) for key, value in outputs["log"].items()}
+        row["train/grad_norm"] = self._grad_norm
         for group in trainer.optimizers[0].param_groups:
             row[f"lr/{group['name']}"] = group["lr"]
         row["epoch"] = trainer.current_epoch
+        speed = {}
+        if self._images:
+            now = time.perf_counter()
+            speed["train/images_per_second"] = self._images / (now - self._since)
+            self._since, self._images = now, 0
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=step - 1)  # as Lightning counts: from 0
+            own = row | speed if isinstance(logger, WandbLogger) else row
+            logger.log_metrics(own, step=step - 1)  # as Lightning counts: from 0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop counting: validation, and the checkpoint after it, are not training."""
+        self._since, self._images = None, 0
 
 
 class RunCheckpoint(Checkpoint):
     """Keep `last.ckpt`: after every epoch, every n steps, and before the process is taken away.
+
+    And `best.ckpt`, with its evaluation in `best.json`: that of the highest val/miou among the
+    validations at an epoch's end, the first of equals.
 
     It replaces Lightning's ModelCheckpoint, whose file of a step in the middle of an epoch lacks
     that step's metrics and, before a validation, the validation.
@@ -84,6 +121,8 @@ class RunCheckpoint(Checkpoint):
         self.directory = directory
         self.every_n_steps = every_n_steps
         self._saved = 0  # steps done at the newest checkpoint
+        self._validated = -1  # steps done at the newest validation
+        self._best = -1.0  # the highest val/miou
         self._terminated = False
         self._starts_an_epoch = False
 
@@ -91,6 +130,24 @@ class RunCheckpoint(Checkpoint):
     def path(self) -> Path:
         """The newest checkpoint's file."""
         return self.directory / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint's file; it is made with the first validation at an epoch's end."""
+        return self.directory / "best.ckpt"
+
+    @property
+    def evaluation(self) -> Path:
+        """The evaluation of the best checkpoint: an evaluation record, and its epoch and step."""
+        return self.directory / "best.json"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on has to beat."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it over from the checkpoint."""
+        self._best = state_dict["best"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree on the folder of process 0."""
@@ -142,11 +199,41 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after the epoch and its validation."""
+        # The best first: killed in between, the run goes on from before it and makes it again.
+        self._save_best(trainer, pl_module)
         self._save(trainer, pl_module, [])
         if trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
             self._end(trainer.global_step)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember what the scores are of."""
+        if not trainer.sanity_checking:
+            self._validated = trainer.global_step
+
+    def _save_best(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, SegmentationTask)
+        miou = float(trainer.callback_metrics.get("val/miou", torch.nan))
+        if self._validated != trainer.global_step or not miou > self._best:
+            return
+        self._best = miou
+        self._check_weights(trainer, module, [])
+        trainer.save_checkpoint(self.best, weights_only=False)
+        if trainer.is_global_zero:
+            assert module.last_confusion is not None
+            place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            record = {**place, **evaluation_record(module.last_confusion, module.class_names)}
+            part = self.evaluation.with_name(f".{self.evaluation.name}.part")
+            part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+            part.replace(self.evaluation)
+
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, names: list[str]) -> None:
+        self._check_weights(trainer, module, names)
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved = trainer.global_step
+
+    def _check_weights(
+        self, trainer: pl.Trainer, module: pl.LightningModule, names: list[str]
+    ) -> None:
         # A step with a finite loss can still have an infinite gradient.
         if not all(bool(p.isfinite().all()) for p in module.parameters()):
             raise UserError(
@@ -155,8 +242,6 @@ class RunCheckpoint(Checkpoint):
                 f"{self.path} is of before. Lower the learning rate, or clip gradients "
                 "(--trainer.gradient_clip_val)"
             )
-        trainer.save_checkpoint(self.path, weights_only=False)
-        self._saved = trainer.global_step
 
     def _end(self, steps: int) -> None:
         rank_zero_info(

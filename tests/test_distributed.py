@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from running import REPOSITORY, run_script
+from stage_attention import mean_attention
 from wandb_file import read_run
 
 from skseg import load_model
@@ -75,8 +76,14 @@ def test_a_job_has_one_run_folder_and_one_wandb_run(streets_root: Path, tmp_path
     with (tmp_path / "run" / "metrics.csv").open() as file:
         steps = [row["step"] for row in csv.DictReader(file)]
     assert steps == ["0", "1", "1"]  # two steps and the validation, by process 0 alone
-    history = read_run(tmp_path / "run")["history"]  # fails if there are two
-    assert sum("val/miou" in row for row in history) == 1
+    recorded = read_run(tmp_path / "run")  # fails if there are two
+    scored = [row for row in recorded["history"] if "val/miou" in row]
+    assert len(scored) == 1
+    assert [a["type"] for a in recorded["artifacts"]].count("model") == 1
+    # The same as in one process, though one of two shares is filled up.
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    known = mean_attention(task, streets_root)
+    assert {key: scored[0][key] for key in known} == pytest.approx(known, abs=1e-5)
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2  # 4 samples, 2 a step, shared by two
 

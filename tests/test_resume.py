@@ -62,6 +62,8 @@ def assert_same(a: object, b: object, where: str = "checkpoint") -> None:
 def assert_same_run(a: Path, b: Path) -> None:
     """All that training depends on, and all that was logged, is equal."""
     assert rows(a) == rows(b)
+    best = [(folder / "checkpoints" / "best.json").read_text() for folder in (a, b)]
+    assert best[0] == best[1]
     first, second = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (a, b)
     )
@@ -120,7 +122,8 @@ def test_killed_while_writing_a_checkpoint(whole: Path, streets_root: Path, tmp_
     kills = itertools.repeat((writing, 2))
     assert resume_until_done(args, tmp_path / "output.txt", kills) >= 3
     assert_same_run(whole, tmp_path / "run")
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+    files = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert files == {"last.ckpt", "best.ckpt", "best.json"}
 
 
 def test_lost_steps_are_done_again_and_logged_once(

@@ -35,10 +35,10 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """The `config` and the `history` (a list of dicts) of the one run below a directory."""
+    """The `config`, `history` and `artifacts` (lists of dicts) of the one run below a directory."""
     (path,) = directory.glob("wandb/offline-run-*/run-*.wandb")
     config: dict[str, Any] = {}
-    history = []
+    history, artifacts = [], []
     for record in read_records(path):
         for update in (*record.run.config.update, *record.config.update):
             config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
@@ -47,4 +47,15 @@ def read_run(directory: Path) -> dict[str, Any]:
             history.append(
                 {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
             )
-    return {"config": config, "history": history}
+        if record.HasField("artifact"):
+            artifact = record.artifact
+            artifacts.append(
+                {
+                    "name": artifact.name,
+                    "type": artifact.type,
+                    "aliases": list(artifact.aliases),
+                    "metadata": json.loads(artifact.metadata or "{}"),
+                    "files": {c.path: Path(c.local_path) for c in artifact.manifest.contents},
+                }
+            )
+    return {"config": config, "history": history, "artifacts": artifacts}

@@ -10,6 +10,7 @@ from skseg.nn.sk import (
     SKConv2d,
     record_attention,
 )
+from skseg.nn.units import Unit, attention_units
 
 __all__ = [
     "ARTICLE_BRANCHES",
@@ -18,6 +19,8 @@ __all__ = [
     "FuseNorm",
     "SKConv2d",
     "Select",
+    "Unit",
+    "attention_units",
     "optimize_for_inference",
     "record_attention",
 ]

@@ -4,7 +4,7 @@ Points are metres: x to the right, y up from the road, z ahead of the camera. Co
 fractions. Later strokes cover earlier ones, so things are painted from far to near.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -42,6 +42,16 @@ class Camera:
         rows = self.horizon + scale * (self.height - y)
         # Far outside is as good as outside, and cv2 counts pixels in fixed point.
         return np.asarray(np.clip(np.stack([columns, rows], 1), -1e4, 1e4), np.float32)
+
+    def enlarged(self, factor: float, pixel: ArrayLike) -> "Camera":
+        """Gives the camera whose picture is this one's, enlarged about a pixel `[2]`."""
+        column, row = np.asarray(pixel, float)
+        return replace(
+            self,
+            focal=factor * self.focal,
+            center=column + factor * (self.center - column),
+            horizon=row + factor * (self.horizon - row),
+        )
 
     def pixels(self, metres: float, z: float) -> float:
         """Gives the apparent size of a length at a distance."""

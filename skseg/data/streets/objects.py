@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,14 +54,28 @@ KINDS = (
 )
 
 
+class Growth(NamedTuple):
+    """One thing of a scene, drawn larger than it is.
+
+    Attributes:
+        number: The thing's own, the last three digits of its instance id.
+        factor: Of its sides in the picture, about the point where it stands.
+    """
+
+    number: int
+    factor: float
+
+
 _LONG = (vehicles.truck, vehicles.bus)
 
 Thing = tuple[float, Callable[[], None]]
 """A distance, and what draws the thing there."""
 
 
-def place_things(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[Thing]:
-    """Places things of all kinds, where they do not run into each other."""
+def place_things(
+    canvas: Canvas, rng: np.random.Generator, street: Street, growth: Growth | None = None
+) -> list[Thing]:
+    """Places things of all kinds, where they do not run into each other; one may be grown."""
     things: list[Thing] = []
     taken: list[tuple[float, float, float]] = []
     for kind in KINDS:
@@ -74,8 +89,21 @@ def place_things(canvas: Canvas, rng: np.random.Generator, street: Street) -> li
             taken.append((x, z, gap))
             place = Place(x, z, heading, street.sun, street.light, len(things))
             stream = rng.spawn(1)[0]
-            things.append((z, partial(kind.draw, canvas, stream, place)))
+            draw = partial(kind.draw, canvas, stream, place)
+            if growth is not None and growth.number == place.number:
+                draw = partial(_draw_grown, kind.draw, canvas, stream, place, growth.factor)
+            things.append((z, draw))
     return things
+
+
+def _draw_grown(
+    draw: Draw, canvas: Canvas, rng: np.random.Generator, place: Place, factor: float
+) -> None:
+    """Draws a thing through a lens that enlarges about its foot: no pixel is interpolated."""
+    camera = canvas.camera
+    canvas.camera = camera.enlarged(factor, camera.project([[place.x, 0, place.z]])[0])
+    draw(canvas, rng, place)
+    canvas.camera = camera
 
 
 def _where(

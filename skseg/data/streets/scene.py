@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from skseg.data.streets.canvas import Canvas
 from skseg.data.streets.fronts import line_with_fronts
 from skseg.data.streets.ground import paint_backdrop, paint_ground, paint_sky
-from skseg.data.streets.objects import place_things
+from skseg.data.streets.objects import Growth, place_things
 from skseg.data.streets.sensor import expose
 from skseg.data.streets.street import plan_street, set_up_camera
 
@@ -31,13 +31,16 @@ class Scene:
     instance_ids: NDArray[np.uint16]
 
 
-def draw_scene(seed: int, height: int = 256, width: int = 512) -> Scene:
+def draw_scene(
+    seed: int, height: int = 256, width: int = 512, growth: Growth | None = None
+) -> Scene:
     """Draws the street scene of a seed.
 
     Args:
         seed: Everything about the scene follows from it.
         height: Of the picture, in pixels.
         width: Of the picture, in pixels.
+        growth: A thing to draw larger, with its shadow; all else stays as it is.
 
     Returns:
         The picture with its label ids and instance ids.
@@ -49,7 +52,7 @@ def draw_scene(seed: int, height: int = 256, width: int = 512) -> Scene:
     haze_color = paint_sky(canvas, rng, street)
     paint_backdrop(canvas, rng)
     paint_ground(canvas, rng, street)
-    things = line_with_fronts(canvas, rng, street) + place_things(canvas, rng, street)
+    things = line_with_fronts(canvas, rng, street) + place_things(canvas, rng, street, growth)
     for _, draw in sorted(things, key=lambda thing: -thing[0]):
         draw()
     return Scene(*expose(canvas, rng, haze_color, _SUPERSAMPLING))

@@ -13,7 +13,8 @@ from PIL import Image
 from rich.progress import track
 
 from skseg.data.cityscapes import CITYSCAPES, LAYOUT
-from skseg.data.streets.scene import draw_scene
+from skseg.data.streets.objects import Growth
+from skseg.data.streets.scene import Scene, draw_scene
 from skseg.errors import UserError
 
 STREETS = replace(
@@ -105,8 +106,7 @@ def _is_complete(root: Path, record: dict[str, int]) -> bool:
 
 
 def _draw(tree: Path, split: str, number: int, height: int, width: int, seed: int) -> None:
-    entropy = np.random.SeedSequence((seed, ("train", "val").index(split), number))
-    scene = draw_scene(int(entropy.generate_state(1)[0]), height, width)
+    scene = draw_scene(_scene_seed(seed, split, number), height, width)
     # City, sequence and frame, as in the names of Cityscapes.
     stem = f"drawn_{number:06d}_000019"
     annotation = tree / "gtFine" / split / "drawn"
@@ -117,6 +117,31 @@ def _draw(tree: Path, split: str, number: int, height: int, width: int, seed: in
     }
     for path, picture in pictures.items():
         Image.fromarray(picture).save(path, compress_level=4)
+
+
+def redraw(root: str | Path, split: str, name: str, growth: Growth | None = None) -> Scene:
+    """Draws a scene of a drawn data set once more, with one of its things grown.
+
+    Args:
+        root: The directory that `draw_dataset` made.
+        split: The scene's split.
+        name: The scene's name, as `DatasetSpec.pairs` gives it.
+        growth: What to draw larger; without it, the scene is that of the files.
+
+    Raises:
+        UserError: `root` was not made by `draw_dataset`.
+    """
+    record = Path(root) / _RECORD
+    if not record.is_file():
+        raise UserError(f"{root} has no {_RECORD}: only scenes drawn here can be drawn again")
+    drawn = json.loads(record.read_text(encoding="utf-8"))
+    seed = _scene_seed(drawn["seed"], split, int(name.split("_")[-2]))
+    return draw_scene(seed, drawn["height"], drawn["width"], growth)
+
+
+def _scene_seed(seed: int, split: str, number: int) -> int:
+    entropy = np.random.SeedSequence((seed, ("train", "val").index(split), number))
+    return int(entropy.generate_state(1)[0])
 
 
 def _use_one_thread() -> None:

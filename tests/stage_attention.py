@@ -1,0 +1,33 @@
+"""Attention by stage, image by image: what the logged means are compared with."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skseg.data import get_dataset, read_pair
+from skseg.inference import normalize
+from skseg.nn.sk import SKAttention
+from skseg.task import SegmentationTask
+
+
+def mean_attention(task: SegmentationTask, root: Path) -> dict[str, float]:
+    """Attention by stage and branch of a two-branch network of 4 stages, image by image."""
+    spec = get_dataset("streets")
+    seen: dict[str, list[float]] = {}
+    for name, module in task.model.named_modules():
+        if isinstance(module, SKAttention):
+            stage = name.split(".")[1]
+
+            def hook(_m: object, _a: object, out: torch.Tensor, stage: str = stage) -> None:
+                for branch, span in enumerate((3, 5)):
+                    weight = float(out[0, branch].mean())
+                    seen.setdefault(f"val/attention/{stage}/{span}", []).append(weight)
+
+            module.register_forward_hook(hook)
+    for pair in spec.pairs(root, "val"):
+        image, _ = read_pair(spec, pair)
+        with torch.inference_mode():
+            task(normalize(image, task.mean, task.std))
+    assert len(seen) == 8
+    return {key: float(np.mean(values)) for key, values in seen.items()}
