@@ -116,11 +116,11 @@ def test_a_converted_encoder_comes_back_with_the_checkpoint(
     args = arguments(streets_root, tmp_path / "run", *more, "--model.sk.fuse_norm", "none")
     assert fit(args) == 0
     assert (
-        "converted 10 convolutions to SK units\n  parameters: 2.22 M ->" in capsys.readouterr().out
+        "converted 11 convolutions to SK units\n  parameters: 2.22 M ->" in capsys.readouterr().out
     )
     task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
     units = [m for m in task.model.encoder.modules() if isinstance(m, SKConv2d)]
-    assert len(units) == 10
+    assert len(units) == 11
     assert all(isinstance(unit.attn.bn, torch.nn.Identity) for unit in units)
     trained = [unit.paths[1].conv.weight.detach() for unit in units]
     assert all(weight[..., 0, :].any() for weight in trained[:3])  # zeros no more
