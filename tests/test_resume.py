@@ -117,9 +117,9 @@ def test_killed_before_a_step(
 
 
 def test_killed_while_writing_a_checkpoint(whole: Path, streets_root: Path, tmp_path: Path) -> None:
-    """Each process writes one checkpoint and dies in the second."""
+    """Each process writes two files and dies in the third; once that is between best and last."""
     args = arguments(streets_root, tmp_path / "run", "--checkpoint_every", 2)
-    kills = itertools.repeat((writing, 2))
+    kills = itertools.repeat((writing, 3))
     assert resume_until_done(args, tmp_path / "output.txt", kills) >= 3
     assert_same_run(whole, tmp_path / "run")
     files = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
