@@ -119,9 +119,15 @@ class LogAttention(pl.Callback):
         if not self._units or (batch["mask"] == VOID).all():
             return
         # [B, M, C] or [B, M, C, h, w]: the mean over channels, and regions, of each image.
-        weights = [self._recorded[unit.name].flatten(2).mean(2).sum(0) for unit in self._units]
+        weights = [self._of_batch(unit) for unit in self._units]
         images = torch.full((1,), len(batch["mask"]))
         self._total += torch.cat([*(w.double().cpu() for w in weights), images])
+
+    def _of_batch(self, unit: Unit) -> Tensor:
+        """The last batch's attention of a unit, summed over images: [M], zero if it did not run."""
+        if unit.name not in self._recorded:  # a shallow decoder leaves the last stages out
+            return torch.zeros(len(unit.spans))
+        return self._recorded[unit.name].flatten(2).mean(2).sum(0)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop recording, and log."""
@@ -147,7 +153,8 @@ class LogAttention(pl.Callback):
                 by_stage.setdefault(key, []).append(weight)
         for key, units in by_stage.items():
             weight = sum(units) / units_of[key.rsplit("/", 1)[0]]
-            pl_module.log(f"val/attention/{key}", weight)
+            if weight > 0:  # a stage that ran
+                pl_module.log(f"val/attention/{key}", weight)
 
 
 class LogTables(pl.Callback):

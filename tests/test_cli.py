@@ -235,6 +235,22 @@ def test_settings_of_sk_units_come_back_with_the_checkpoint(
     assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
 
 
+def test_a_conversion_with_depthwise_kernels_trains_and_comes_back(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--model.encoder_name", "resnet18", "--model.sk.depthwise", "true"]
+    more += ["--model.sk.stages", "[4]", "--trainer.limit_train_batches", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert sum(isinstance(m, SKConv2d) for m in task.modules()) == 4
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        keys = next(csv.reader(file))
+    assert {key for key in keys if key.startswith("val/attention/")} == {
+        "val/attention/layer3/3",
+        "val/attention/layer3/5",
+    }
+
+
 def test_a_checkpoint_of_another_model_is_refused(
     streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -41,8 +41,9 @@ def attention_units(model: nn.Module) -> list[Unit]:
 
 
 def _span(conv: nn.Module) -> int:
-    assert isinstance(conv, nn.Conv2d)
-    return (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+    # A converted unit's may be several, added.
+    parts = [part for part in conv.modules() if isinstance(part, nn.Conv2d)]
+    return max((part.kernel_size[0] - 1) * part.dilation[0] + 1 for part in parts)
 
 
 def _stage(name: str) -> str:

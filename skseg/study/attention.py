@@ -195,6 +195,7 @@ def observe(
         if find_units(task.model) != units:
             raise UserError("the checkpoints are of networks with different SK units")
         task.to(best_device()).eval()
+    units = _that_run(tasks[0], units)
     pairs = _spread(spec.pairs(root, split), max_images)
     growing = _check_growing(growing, spec, root)
     side = _check_side(side, tasks[0], spec, pairs[0])
@@ -225,6 +226,14 @@ def observe(
     control = [reader.result() for reader in blurred] if growing == "crop" else None
     as_is, growth = ([reader.result() for reader in readers] for readers in (still, grown))
     return Observations(units, growing, side, names, as_is, growth, control, whole)
+
+
+def _that_run(task: SegmentationTask, units: list[Unit]) -> list[Unit]:
+    """The units that a decoder uses; a shallow one leaves the last stages out."""
+    side = task.input_rule.minimum
+    with torch.inference_mode(), record_attention(task.model) as recorded:
+        task(torch.zeros(1, 3, side, side, device=task.device))
+    return [unit for unit in units if unit.name in recorded]
 
 
 def _add(readers: list[_Reader], image: int, targets: list[Target]) -> None:

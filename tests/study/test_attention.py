@@ -34,12 +34,14 @@ from skseg.study.targets import (
 )
 
 
-def task_of(encoder: str = "sknet_tiny", sk: SKSettings | None = None) -> SegmentationTask:
+def task_of(
+    encoder: str = "sknet_tiny", sk: SKSettings | None = None, arch: str = "fpn"
+) -> SegmentationTask:
     torch.manual_seed(0)
     spec = get_dataset("streets")
     names, colors = list(spec.classes.names), list(spec.classes.colors)
     half = (0.5, 0.5, 0.5)
-    return SegmentationTask(names, colors, half, half, encoder_name=encoder, sk=sk).eval()
+    return SegmentationTask(names, colors, half, half, arch, encoder, sk=sk).eval()
 
 
 class Brightness(SKAttention):
@@ -323,6 +325,18 @@ def test_mistakes(arguments: dict, message: str, streets_root: Path, camvid_root
     root = camvid_root if name == "camvid" else streets_root
     with pytest.raises(UserError, match=message):
         observe([task], spec, root, "val", **arguments)
+
+
+def test_units_that_a_shallow_decoder_leaves_out_are_left_out(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    task = task_of(arch="pspnet")
+    assert [unit.stage for unit in find_units(task.model)][-1] == "encoder.layer4"
+    root = tmp_path / "streets"
+    draw_dataset(root, train=1, val=1, height=128, width=256, seed=0, workers=0)
+    task.class_names = list(get_dataset("streets").classes.names)
+    seen = observe([task], get_dataset("streets"), root, "val")
+    assert {unit.stage for unit in seen.units} == {"encoder.layer1", "encoder.layer2"}
 
 
 def test_networks_must_be_alike(streets_root: Path) -> None:
