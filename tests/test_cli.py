@@ -239,7 +239,7 @@ def test_a_conversion_with_depthwise_kernels_trains_and_comes_back(
     streets_root: Path, tmp_path: Path
 ) -> None:
     more = ["--model.encoder_name", "resnet18", "--model.sk.depthwise", "true"]
-    more += ["--model.sk.stages", "[4]", "--trainer.limit_train_batches", "1"]
+    more += ["--model.sk.stages", "[4]", "--trainer.check_val_every_n_epoch", "1"]
     assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
     task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert sum(isinstance(m, SKConv2d) for m in task.modules()) == 4
