@@ -74,6 +74,10 @@ class SegmentationCLI(LightningCLI):
         self.run_dir, ckpt_path = find_run(config.run_dir, config.ckpt_path, stem)
         self.checkpoint: dict[str, Any] | None = read_checkpoint(ckpt_path) if ckpt_path else None
         self.ckpt_path = ckpt_path
+        # A checkpoint has all weights, so what a run started from may be gone when it goes on.
+        self.encoder_weights = config.model.encoder_weights
+        if ckpt_path is not None:
+            config.model.encoder_weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
@@ -126,6 +130,7 @@ class SegmentationCLI(LightningCLI):
             raise UserError(
                 f"--run_dir {self.run_dir}: cannot be made ({error.strerror})"
             ) from error
+        self.config.model.encoder_weights = self.encoder_weights
         self.parser.save(self.config, self.run_dir / "config.yaml", overwrite=True)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -16,7 +16,7 @@ from running import REPOSITORY
 from skseg.callbacks import SavePredictions
 from skseg.cli import find_run, fit
 from skseg.errors import UserError
-from skseg.models import ARCHS
+from skseg.models import ARCHS, build_model
 from skseg.nn import SKConv2d
 from skseg.task import SegmentationTask, load_model
 
@@ -233,6 +233,16 @@ def test_settings_of_sk_units_come_back_with_the_checkpoint(
     unit = next(m for m in task.modules() if isinstance(m, SKConv2d))
     assert [p.conv.dilation[0] for p in unit.paths] == [1, 2, 3]
     assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(streets_root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(build_model("fpn", "sknet_tiny").encoder.state_dict(), weights)
+    args = arguments(streets_root, tmp_path / "run", "--model.encoder_weights", str(weights))
+    assert fit(args) == 0
+    weights.unlink()
+    assert fit([*args, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert str(weights) in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_conversion_with_depthwise_kernels_trains_and_comes_back(
