@@ -210,10 +210,10 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     """Write the report of a study."""
     lines = [f"# {study.question}", ""]
     lines += [
-        f"{summary['runs']} runs, {summary['hours']} hours of one core. All arms have the same "
-        f"schedule, augmentation and seeds (`{study.fit}`); weights are the last epoch's; scores "
-        f"are of {study.data['name']}'s {study.data['split']} split, in percent. What is concluded "
-        "holds for networks of this size, this schedule and these data.",
+        f"{summary['runs']} runs, {summary['hours']} hours of runs, pauses included. All arms have "
+        f"the same schedule, augmentation and seeds (`{study.fit}`); weights are the last epoch's; "
+        f"scores are of {study.data['name']}'s {study.data['split']} split, in percent. What is "
+        "concluded holds for networks of this size, this schedule and these data.",
         "",
     ]
     for decoder, record in summary["decoders"].items():
