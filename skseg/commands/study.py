@@ -10,7 +10,7 @@ from rich.console import Console
 from skseg.errors import UserError, exits_on_mistakes
 from skseg.study.matrix import read_study
 from skseg.study.report import write_reports
-from skseg.study.runner import Runner, Stopped
+from skseg.study.runner import Runner
 
 
 @exits_on_mistakes
@@ -35,9 +35,9 @@ def main(args: list[str] | None = None) -> int:
     )
     flags = parser.parse_args(args)
     console = Console(soft_wrap=True)
-    if flags.report or flags.config is None:
-        if not flags.report:
-            parser.error("give a --config to run, or --report")
+    if flags.config is None and not flags.report:
+        parser.error("give a --config to run, or --report")
+    if flags.report:
         _report(Path("configs/studies"), flags.output or Path("docs/results"), console)
         return 0
     study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
@@ -48,7 +48,7 @@ def main(args: list[str] | None = None) -> int:
     )
     try:
         failed = runner.run(max(1, flags.jobs), console, flags.limit)
-    except Stopped:
+    except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
     if not flags.set:  # else it is a study of its own, without a config to remake it from

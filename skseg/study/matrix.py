@@ -4,12 +4,15 @@ import csv
 import hashlib
 import json
 import os
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from skseg.errors import UserError
 
@@ -73,6 +76,10 @@ class Study:
     set: dict[str, Any] = field(default_factory=dict)
     keep_checkpoints: list[str] = field(default_factory=list)
 
+    @cached_property
+    def _fit_config(self) -> dict[str, Any]:
+        return _read_yaml(Path(self.fit))
+
     def runs(self) -> list[Run]:
         """Return all runs: the primary comparison first, seed by seed, so that pairs complete."""
         rest = [arm for arm in self.arms if arm not in self.primary]
@@ -84,7 +91,7 @@ class Study:
         """Return one run with its identity."""
         arguments = {**self.set, "model.arch": decoder, **self.arms[arm]}
         identity = {
-            "fit": _read_yaml(Path(self.fit)),
+            "fit": self._fit_config,
             "arguments": arguments,
             "seed": seed,
             # Where the data lie is the machine's affair, what they are is the study's.
@@ -114,8 +121,14 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
             f"{path}: "
             + (f"lacks {', '.join(sorted(missing))}" if missing else f"unknown key(s) {unknown}")
         )
-    content["set"] = {**(content.get("set") or {}), **(changes or {})}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Study)
+    try:
+        parser.parse_object(content)
+    except ArgumentError as error:  # its lines are for a terminal's width
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     study = Study(**content)
+    study = replace(study, set={**study.set, **(changes or {})})
     for pair in (study.primary, *study.others):
         if len(pair) != 2 or not set(pair) <= study.arms.keys():
             raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -88,10 +89,7 @@ def scores(rows: Sequence[Row], arm: str, decoder: str, key: str = "miou") -> di
     chosen = [row for row in rows if row["arm"] == arm and row["decoder"] == decoder]
     classes = [k for k in rows[0] if k.startswith("iou/") and all(row.get(k) for row in rows)]
     if key == "miou" and classes:
-        return {
-            int(row["seed"]): 100 * sum(float(row[k]) for k in classes) / len(classes)
-            for row in chosen
-        }
+        return {int(row["seed"]): 100 * fmean(float(row[k]) for k in classes) for row in chosen}
     return {int(row["seed"]): 100 * float(row[key]) for row in chosen if row.get(key)}
 
 
@@ -151,14 +149,10 @@ def summarize(
 
 
 def _arm(rows: Sequence[Row], arm: str, decoder: str) -> dict[str, Any]:
-    record: dict[str, Any] = {"seeds": len(scores(rows, arm, decoder))}
-    for key in _ARM_SCORES:
-        values = list(scores(rows, arm, decoder, key).values())
-        mean = sum(values) / len(values) if values else None
-        record[key] = mean
-        if key == "miou" and mean is not None and len(values) > 1:
-            squares = sum((v - mean) ** 2 for v in values)
-            record["deviation"] = (squares / (len(values) - 1)) ** 0.5
+    values = {key: list(scores(rows, arm, decoder, key).values()) for key in _ARM_SCORES}
+    record: dict[str, Any] = {"seeds": len(values["miou"])}
+    record |= {key: fmean(found) if found else None for key, found in values.items()}
+    record["deviation"] = stdev(values["miou"]) if len(values["miou"]) > 1 else None
     return record
 
 
@@ -224,7 +218,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
         lines += ["|---|---:|" + "---:|" * len(_ARM_SCORES)]
         for arm, values in record["arms"].items():
             cells = [_number(values[key]) for key in _ARM_SCORES]
-            if values.get("deviation") is not None:
+            if values["deviation"] is not None:
                 cells[0] += f" ± {values['deviation']:.2f}"
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
@@ -297,7 +291,7 @@ def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
                 [place] * len(values), list(values.values()), "o", color=color, alpha=0.6, ms=5
             )
             if values:
-                mean = sum(values.values()) / len(values)
+                mean = fmean(values.values())
                 axis.hlines(mean, place - 0.25, place + 0.25, color="black", lw=2)
         first, second = (scores(rows, arm, decoder) for arm in study.primary)
         for seed in first.keys() & second.keys():

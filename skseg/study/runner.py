@@ -31,10 +31,6 @@ class BrokenRunError(RuntimeError):
     """A run whose training or evaluation failed; the message says where to look."""
 
 
-class Stopped(Exception):  # noqa: N818  not an error
-    """The user, or the machine, has asked the study to end."""
-
-
 class Runner:
     """Runs a study, resumably.
 
@@ -71,7 +67,7 @@ class Runner:
 
         Raises:
             UserError: the table is of another version of the config, or the study runs already.
-            Stopped: SIGINT or SIGTERM; the runs have saved checkpoints to go on from.
+            KeyboardInterrupt: SIGINT or SIGTERM; the runs have saved checkpoints to go on from.
         """
         rows = read_rows(self.table)
         check_rows(self.study, rows, self.table)
@@ -86,7 +82,11 @@ class Runner:
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
         )
-        with self._locked(), _stop_on_signals(), Progress(*columns, console=console) as progress:
+        with (
+            self._locked(),
+            _terminates_like_ctrl_c(),
+            Progress(*columns, console=console) as progress,
+        ):
             bar = progress.add_task(_time_left(seconds, len(todo), jobs), total=len(todo))
             with ThreadPoolExecutor(jobs) as pool:
                 futures = {pool.submit(self._finish, run): run for run in todo}
@@ -151,7 +151,7 @@ class Runner:
     def _command(self, run: Run, name: str, *arguments: object) -> None:
         """Run a command of skseg on one thread, its output in the run's log."""
         if self._stopping:
-            raise Stopped
+            raise KeyboardInterrupt
         log = self.folder / f"{run.name}.log"
         environment = os.environ | dict.fromkeys(_ONE_THREAD, "1")
         with log.open("ab") as file:
@@ -167,7 +167,7 @@ class Runner:
         code = child.wait()
         self._children.discard(child)
         if self._stopping:
-            raise Stopped
+            raise KeyboardInterrupt
         if code:
             lines = log.read_text(errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "no output")
@@ -191,16 +191,12 @@ class Runner:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise Stopped
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+def _terminates_like_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float) -> Row:

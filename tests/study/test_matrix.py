@@ -105,6 +105,10 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
         ({"arms": None}, "lacks arms"),
         ({"seed": 3}, "unknown key"),
         ({"primary": ["a", "x"]}, "a comparison is of two of the arms"),
+        ({"seeds": "five"}, 'Parser key "seeds"'),
+        ({"arms": ["a", "b"]}, 'Parser key "arms"'),
+        ({"arms": {"a": None, "b": {}}}, 'Parser key "arms"'),
+        ({"primary": "ab"}, 'Parser key "primary"'),
         ({"primary_seeds": 1}, "primary_seeds must be 2 or more"),
         ({"others": [["a"]]}, "a comparison is of two of the arms"),
         ({"keep_checkpoints": ["x"]}, "keep_checkpoints: no arm x"),
@@ -112,8 +116,9 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=rf"s\.yaml: {message}"):
+    with pytest.raises(UserError, match=rf"s\.yaml: {message}") as error:
         read_study(write(tmp_path / "s.yaml", **changes))
+    assert "\n" not in str(error.value)
 
 
 def test_no_config_at_all(tmp_path: Path) -> None:
