@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -141,12 +141,11 @@ def build_model(
         )
     except UserError:
         raise
-    except (KeyError, ValueError) as error:
-        if _is_of_hub(error):
-            raise _unreachable(encoder_name, encoder_weights, error) from error
-        raise UserError(f"{arch} with {encoder_name}: {error.args[0]}") from error
-    except Exception as error:
-        if encoder_weights is None or is_file:
+    except Exception as error:  # settings smp refuses, or whatever a hub's client raises
+        is_of_settings = isinstance(error, KeyError | ValueError) and not isinstance(error, OSError)
+        if is_of_settings:
+            raise UserError(f"{arch} with {encoder_name}: {error.args[0]}") from error
+        if encoder_weights is None or is_file or packaged:
             raise
         raise _unreachable(encoder_name, encoder_weights, error) from error
     if is_file:
@@ -155,19 +154,14 @@ def build_model(
     if packaged:
         load_lite_weights(model.get_submodule("encoder"), encoder_name)
     if sk is not None:
-        options = {field.name: getattr(sk, field.name) for field in fields(sk)}
         try:
-            model = convert_to_sk(model, report=report, **options)
+            model = convert_to_sk(model, report=report, **asdict(sk))
         except UserError as error:
             raise UserError(f"model.sk with {encoder_name}: {error}") from error
     return model
 
 
-def _is_of_hub(error: Exception) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.startswith("huggingface_hub")
-
-
-def _unreachable(name: str, weights: str | None, error: Exception) -> UserError:
+def _unreachable(name: str, weights: str, error: Exception) -> UserError:
     where = f" (huggingface.co/{HUB_IDS[name]})" if name in HUB_IDS else ""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(

@@ -64,8 +64,7 @@ class LogSteps(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Measure the gradients, which clipping comes after."""
-        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step + 1) % interval == 0:
+        if self._is_turn(trainer, trainer.global_step + 1):
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             self._grad_norm = float(torch.nn.utils.get_total_norm(gradients))
 
@@ -83,8 +82,7 @@ class LogSteps(Callback):
         else:
             self._images += len(batch["name"]) * trainer.world_size
         step = trainer.global_step
-        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step == self._logged or step % interval:
+        if step == self._logged or not self._is_turn(trainer, step):
             return
         self._logged = step
         row = {key: float(value) for key, value in outputs["log"].items()}
@@ -100,6 +98,12 @@ class LogSteps(Callback):
         for logger in trainer.loggers:
             own = row | speed if isinstance(logger, WandbLogger) else row
             logger.log_metrics(own, step=step - 1)  # as Lightning counts: from 0
+
+    @staticmethod
+    def _is_turn(trainer: pl.Trainer, step: int) -> bool:
+        # Lightning sets it by a connector, where type checkers do not see it.
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return step % interval == 0
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop counting: validation, and the checkpoint after it, are not training."""

@@ -122,7 +122,7 @@ def load_augmentation(path: str | Path, crop_size: tuple[int, int]) -> Transform
     image, mask = np.zeros((*crop_size, 3), np.uint8), np.zeros(crop_size, np.uint8)
     try:
         out = transform(image=image, mask=mask)
-    except Exception as error:
+    except Exception as error:  # whatever a transform of the user's raises
         raise UserError(f"data.augmentation: {path}: fails on a crop ({error})") from error
     for name, given in (("image", image), ("mask", mask)):
         made = out[name]
