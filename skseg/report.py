@@ -73,6 +73,17 @@ def paint_errors(sample: Sample) -> Image:
     return painted
 
 
+def class_patches(
+    classes: Sequence[int], class_names: Sequence[str], colors: Colors
+) -> list[Patch]:
+    """Return what a legend shows of classes, given by index."""
+    patches = []
+    for i in classes:
+        red, green, blue = (value / 255 for value in colors[i])
+        patches.append(Patch(color=(red, green, blue), label=class_names[i]))
+    return patches
+
+
 def plot_samples(samples: Sequence[Sample], class_names: Sequence[str], colors: Colors) -> Figure:
     """Draw image, truth and prediction of each sample in a row, with a legend of the classes."""
     height, width = samples[0].image.shape[:2]
@@ -92,10 +103,7 @@ def plot_samples(samples: Sequence[Sample], class_names: Sequence[str], colors: 
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=9)
             axis.set_axis_off()
-    patches = []
-    for i in present:
-        red, green, blue = (value / 255 for value in colors[i])
-        patches.append(Patch(color=(red, green, blue), label=class_names[i]))
+    patches = class_patches(present, class_names, colors)
     patches.append(Patch(color="black", label="void"))
     figure.legend(handles=patches, loc="outside lower center", ncols=7, fontsize=9, frameon=False)
     return figure

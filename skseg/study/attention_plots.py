@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from skseg.contract import VOID
 from skseg.nn import Unit
-from skseg.report import Colors, colorize
+from skseg.report import Colors, class_patches, colorize
 from skseg.study.attention import Whole
 
 _BLUES = ("#9ecae1", "#4292c6", "#08306b")
@@ -128,11 +129,7 @@ def plot_images(
             axis.set_axis_off()
         _bar_stages(line[3], stages, stage_weights(weights, units))
     seen = {int(i) for s, _ in images for part in (s.truth, s.prediction) for i in np.unique(part)}
-    patches = [
-        Patch(color=tuple(c / 255 for c in colors[i]), label=class_names[i])  # type: ignore[arg-type]
-        for i in sorted(seen)
-        if i < len(colors)
-    ]
+    patches = class_patches(sorted(seen - {VOID}), class_names, colors)
     kernels = [
         Patch(color=_BRANCHES[i % len(_BRANCHES)], label=name)
         for i, name in enumerate(branch_names(units))
