@@ -2,15 +2,15 @@
 
 import copy
 import io
-import math
-import subprocess
-import sys
 
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d
+from converting import check_equal, convert, difference, features, get_encoder, units_of
+from norms import randomize_norms
+from running import run_script
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 import skseg
@@ -41,57 +41,6 @@ SLOW = [
     *("tu-tf_efficientnetv2_b0", "mobilenet_v2", "densenet121"),
 ]
 FAST = ["resnet18", "tu-mobilenetv3_small_100", "tu-convnext_atto", "sknet_tiny_plain"]
-
-
-def units_of(network: nn.Module) -> list[SKConv2d]:
-    return [m for m in network.modules() if isinstance(m, SKConv2d)]
-
-
-def randomized(network: nn.Module) -> nn.Module:
-    """Batch norms with parameters and statistics that are not the identity."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.5)
-            nn.init.normal_(module.running_mean, std=0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return network
-
-
-def get_encoder(name: str, **kwargs: object) -> nn.Module:
-    torch.manual_seed(0)
-    return randomized(smp.encoders.get_encoder(name, weights=None, **kwargs))
-
-
-def convert(network: nn.Module, **options: object) -> tuple[nn.Module, Conversion]:
-    reports: list[Conversion] = []
-    converted = skseg.convert_to_sk(network, report=reports.append, **options)
-    (report,) = reports
-    return converted, report
-
-
-def features(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    torch.manual_seed(0)  # for stochastic depth
-    out = network(x)
-    return [f for f in (out if isinstance(out, list | tuple) else [out]) if f.numel()]
-
-
-@torch.no_grad()
-def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
-    assert len(a) == len(b)
-    return max(float((x - y).abs().max() / x.abs().max()) for x, y in zip(a, b, strict=True))
-
-
-def check_equal(before: nn.Module, after: nn.Module, x: torch.Tensor) -> None:
-    """In eval and train mode in float64, with the same statistics afterwards, and in float32."""
-    with torch.no_grad():
-        assert difference(features(before.eval(), x), features(after.eval(), x)) <= 1e-4
-        first, second = copy.deepcopy(before).double(), copy.deepcopy(after).double()
-        x = x.double()
-        assert difference(features(first.eval(), x), features(second.eval(), x)) <= 1e-9
-        assert difference(features(first.train(), x), features(second.train(), x)) <= 1e-9
-        # Training has moved the statistics of all branches alike.
-        assert difference(features(first.eval(), x), features(second.eval(), x)) <= 1e-9
 
 
 @pytest.mark.parametrize(
@@ -251,7 +200,7 @@ def test_optimize_for_inference(name: str) -> None:
 
 
 def test_whole_models_and_classifiers() -> None:
-    model = randomized(smp.Unet("resnet18", encoder_weights=None, classes=3)).eval()
+    model = randomize_norms(smp.Unet("resnet18", encoder_weights=None, classes=3)).eval()
     converted, _ = convert(model)
     assert type(converted) is smp.Unet
     assert all(
@@ -262,94 +211,10 @@ def test_whole_models_and_classifiers() -> None:
     assert (
         difference([model(torch.ones(1, 3, 64, 64))], [converted(torch.ones(1, 3, 64, 64))]) < 1e-4
     )
-    classifier = randomized(timm.create_model("resnet10t", num_classes=7)).eval()
+    classifier = randomize_norms(timm.create_model("resnet10t", num_classes=7)).eval()
     converted, _ = convert(classifier, stages=[5])  # by stride
     assert {n[:6] for n, m in converted.named_modules() if isinstance(m, SKConv2d)} == {"layer4"}
     check_equal(classifier, converted, torch.randn(2, 3, 64, 64))
-
-
-def test_named_convolutions_are_taken_and_no_others() -> None:
-    encoder = get_encoder("resnet18")
-    converted, report = convert(encoder, modules=["conv1", "layer2.0.downsample.0", "layer4.1.*"])
-    names = ["conv1", "layer2.0.downsample.0", "layer4.1.conv1", "layer4.1.conv2"]
-    assert [chain.conv for chain in report.converted] == names
-    kernels = [[p.conv.kernel_size[0] for p in unit.paths] for unit in units_of(converted)]
-    assert kernels == [[7, 9], [1, 3], [3, 5], [3, 5]]
-    check_equal(encoder, converted, torch.randn(2, 3, 64, 64))
-
-
-class Odd(nn.Module):
-    """Ways in which outputs are used that look like convolution, norm and activation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        for name in "abcdefgh":
-            self.add_module(f"conv_{name}", nn.Conv2d(8, 8, 3, padding=1))
-            self.add_module(f"bn_{name}", nn.BatchNorm2d(8))
-            self.add_module(f"act_{name}", nn.ReLU(inplace=name != "c"))
-        self.bn_d = BatchNormAct2d(8, act_layer=nn.SiLU)
-        self.twice = nn.Conv2d(8, 8, 3, padding=1)
-        self.standardised = StdConv2d(8, 8, 3, padding=1)
-        self.reflected = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
-        self.same = Conv2dSame(8, 8, 3, stride=2)
-        self.valid = nn.Conv2d(8, 8, 3, padding="valid")
-        self.text = nn.Conv2d(8, 8, 3, padding="same", dilation=2)
-        self.rectangle = nn.Conv2d(8, 8, (1, 3), padding=(0, 1))
-        self.even = nn.Conv2d(8, 8, 4, padding=1)
-        self.unused = nn.Conv2d(8, 8, 3)
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = self.stem(x)
-        x = self.act_a(self.bn_a(self.conv_a(x)))  # the usual
-        y = self.conv_b(x)
-        x = self.act_b(self.bn_b(y)) + y  # the convolution's output is used again
-        y = self.bn_c(self.conv_c(x))
-        x = self.act_c(y) + y  # the norm's is
-        x = self.bn_d(self.conv_d(x))
-        x = torch.sigmoid(self.bn_e(self.conv_e(x)))  # a function
-        y = self.bn_f(self.conv_f(x))
-        feature = y  # handed out before its activation
-        x = self.act_f(y.clone())
-        x = self.act_g(self.act_g(self.bn_g(self.conv_g(x))))  # shared
-        x = self.act_h(self.conv_h(x))
-        x = self.twice(self.twice(x))
-        x = self.reflected(self.standardised(x))
-        x = self.even(self.rectangle(self.text(self.valid(self.same(x)))))
-        return [feature, x]
-
-
-def test_what_belongs_to_a_convolution_is_seen_in_its_use() -> None:
-    torch.manual_seed(0)
-    network = randomized(Odd())
-    converted, report = convert(network, modules=["*"])
-    taken = {c.conv: (c.norm, c.act) for c in report.converted}
-    assert taken == {
-        "stem": (None, None),
-        "conv_a": ("bn_a", "act_a"),
-        "conv_b": (None, None),
-        "conv_c": ("bn_c", None),
-        "conv_d": ("bn_d", None),
-        "conv_e": ("bn_e", None),
-        "conv_f": ("bn_f", None),
-        "conv_g": ("bn_g", None),
-        "conv_h": (None, "act_h"),
-        "same": (None, None),
-        "valid": (None, None),
-        "text": (None, None),
-    }
-    assert report.left == {
-        "twice": "runs 2 times",
-        "standardised": "a larger kernel does not keep its output",
-        "reflected": "a larger kernel does not keep its output",
-        "rectangle": "the kernel is not square",
-        "even": "the kernel is even",
-        "unused": "never runs",
-    }
-    assert isinstance(converted.conv_d.paths[0].act, nn.SiLU)
-    assert type(converted.conv_d.paths[1].bn) is nn.BatchNorm2d
-    for size in ((64, 64), (63, 70)):
-        check_equal(network, converted, torch.randn(2, 3, *size))
 
 
 def test_device_type_mode_and_frozen_parameters_are_kept() -> None:
@@ -363,74 +228,6 @@ def test_device_type_mode_and_frozen_parameters_are_kept() -> None:
         assert not any(p.requires_grad for p in path.parameters())
         assert not path.bn.training or network[2].training
     assert all(p.requires_grad for p in unit.attn.parameters())
-
-
-def test_the_report_counts_what_counts() -> None:
-    """Parameters and multiply-adds of one unit, by hand."""
-    network = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32))
-    _, report = convert(network, modules=["1"], min_attention_width=8)
-    attention = 32 * 8 + 2 * 8 + 8 * 64  # r = 16 would give 2
-    first, pixels = 3 * 32, 224 * 224
-    assert report.parameters == (first + 32 + 32 * 10, first + 32 + 32 * (10 + 26) + attention)
-    ops = 32 * 8 + 8 * 64
-    assert report.multiply_adds.before == pixels * (first + 32 * 9)
-    assert report.multiply_adds.after == pixels * (first + 32 * (9 + 25)) + ops
-    text = str(report)
-    assert "converted 1 convolutions" in text
-    growth = 100 * (report.parameters.after / report.parameters.before - 1)
-    assert f"({growth:+.1f} %)" in text
-    assert math.isclose(report.difference["train"], 0, abs_tol=1e-12)
-
-
-def test_the_report_is_printed_unless_someone_takes_it(capsys: pytest.CaptureFixture) -> None:
-    encoder = get_encoder("sknet_tiny_plain")
-    skseg.convert_to_sk(encoder)
-    out = capsys.readouterr().out
-    assert out.startswith("converted 8 convolutions to SK units\n  parameters: 1.00 M -> ")
-    assert "left (stem): conv1.0, conv1.3, conv1.6" in out
-    skseg.convert_to_sk(encoder, report=None)
-    assert not capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("sknet_tiny_plain", {"stage": [3]}, "no option 'stage'; it has stages"),
-        ("sknet_tiny_plain", {"stages": [6]}, "no stage 6; there are 1, 2, 3, 4, 5"),
-        ("resnet18", {"stages": [1]}, r"nothing to convert; left: conv1 \(stem\)"),
-        ("sknet_tiny_plain", {"modules": ["layer9.*"]}, r"no convolution is called 'layer9\.\*'"),
-        ("sknet_tiny_plain", {"modules": ["layer1.0.conv"]}, r"near: layer1\.0\.conv"),
-        ("sknet_tiny_plain", {"select": "sum"}, "mean is the control without attention"),
-        ("sknet_tiny_plain", {"select": "max"}, "select is one of attention, sum, mean"),
-        ("sknet_tiny_plain", {"branches": [[1], [3]]}, "at least 3, got 1"),
-        ("sknet_tiny_plain", {"branches": [[4]]}, "odd and positive, got 4"),
-        ("sknet_tiny_plain", {"branches": [[3, 1, 2]]}, "keeps the groups"),
-        ("sknet_tiny_plain", {"branches": [[]]}, "the last optional, got"),
-        ("sknet_tiny", {}, "SKNetEncoder has SK units already"),
-    ],
-)
-def test_bad_input(name: str, options: dict, message: str) -> None:
-    encoder = smp.encoders.get_encoder(name, weights=None)
-    with pytest.raises(UserError, match=message):
-        skseg.convert_to_sk(encoder, **options)
-
-
-def test_selective_kernels_of_timm_stay() -> None:
-    torch.manual_seed(0)
-    network = timm.create_model("skresnet18", features_only=True)
-    converted, report = convert(network, stages=[2])
-    taken = [chain.conv for chain in report.converted]
-    assert taken == ["layer1.0.conv2.conv", "layer1.1.conv2.conv"]
-    assert report.left["layer1.0.conv1.paths.1.conv"] == "of a selective kernel already"
-    check_equal(network, converted, torch.randn(2, 3, 64, 64))
-
-
-def test_networks_without_anything_to_convert() -> None:
-    with pytest.raises(UserError, match="no spatial convolutions"):
-        skseg.convert_to_sk(nn.Sequential(nn.Conv2d(3, 8, 1)))
-    once = skseg.convert_to_sk(smp.encoders.get_encoder("sknet_tiny_plain", weights=None))
-    with pytest.raises(UserError, match="has SK units already"):
-        skseg.convert_to_sk(once)
 
 
 @pytest.mark.parametrize(
@@ -471,6 +268,6 @@ def test_a_state_dict_goes_through_a_file() -> None:
 
 
 def test_the_table_of_the_documentation() -> None:
-    command = [sys.executable, "scripts/conversions.py", "sknet_tiny_plain"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_script("conversions", "sknet_tiny_plain")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("| `sknet_tiny_plain` | 8 | 1.00 -> 1.63 |")

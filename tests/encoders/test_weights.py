@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from huggingface_hub import constants
+from norms import randomize_norms
 from safetensors.torch import save_file
 from torch import nn
 
@@ -119,23 +120,16 @@ ORIGINALS = {
 }
 
 
-def randomize(model: nn.Module) -> nn.Module:
-    """Norms that are not the identity, so that a swapped one shows."""
+def randomized(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, std=0.2)
-            nn.init.normal_(m.running_mean, std=0.2)
-            nn.init.uniform_(m.running_var, 0.5, 2)
-    return model.eval()
+    return randomize_norms(model, spread=0.2).eval()
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 @torch.inference_mode()
 def test_weights_of_the_original_give_its_features(name: str, tmp_path: Path) -> None:
     original, features = ORIGINALS[name]()
-    randomize(original)
+    randomized(original)
     save_file(original.state_dict(), tmp_path / "weights.safetensors")
     model = skseg.build_model("fpn", name, str(tmp_path / "weights.safetensors"))
     ours = model.eval().encoder
@@ -149,7 +143,7 @@ def test_weights_of_the_original_give_its_features(name: str, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def original() -> nn.Module:
-    return randomize(timm.create_model("skresnet18"))
+    return randomized(timm.create_model("skresnet18"))
 
 
 def wrapped(state: dict, how: str) -> dict:
@@ -298,7 +292,7 @@ def test_without_a_network_the_error_says_what_to_do(name: str, hub: Path) -> No
 
 def test_timm_finds_the_weights_of_these_names(hub: Path) -> None:
     """Classifier included, through timm's own machinery."""
-    original = randomize(timm.create_model("skresnext50_32x4d"))
+    original = randomized(timm.create_model("skresnext50_32x4d"))
     cache_on(hub, "timm/skresnext50_32x4d.ra_in1k", original)
     ours = timm.create_model("sknet50", pretrained=True).eval()
     x = torch.randn(1, 3, 64, 64)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from norms import randomize_norms
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,15 +23,6 @@ pytestmark = needs_kernels
 def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
     value, expected = value.detach().double(), expected.detach()
     return float((value - expected).abs().max() / expected.abs().max())
-
-
-def randomize(module: nn.Module) -> None:
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias)
-            nn.init.normal_(m.running_mean)
-            nn.init.uniform_(m.running_var, 0.5, 2)
 
 
 @given(
@@ -84,7 +76,7 @@ def test_unit_and_all_gradients_equal_torch(case: str, mode: str) -> None:
     arguments, shape = UNITS[case]
     torch.manual_seed(1)
     unit = SKConv2d(shape[1], **arguments)
-    randomize(unit)
+    randomize_norms(unit.paths, spread=1.0)
     reference = copy.deepcopy(unit).double()
     plain = copy.deepcopy(unit)
     x, grad = torch.randn(shape), torch.randn(shape)
@@ -117,7 +109,7 @@ def test_avx2_equals_avx512(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, shape = UNITS[case]
     torch.manual_seed(1)
     unit = SKConv2d(shape[1], **arguments)
-    randomize(unit)
+    randomize_norms(unit.paths, spread=1.0)
     x, grad = torch.randn(shape), torch.randn(shape)
     results = []
     for lanes in (8, 16):

@@ -4,6 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from norms import randomize_norms
 from torch import nn
 
 import skseg
@@ -13,15 +14,9 @@ from skseg.nn import SKConv2d, kernels, record_attention
 from skseg.nn.optimize import FoldedSKConv2d
 
 
-def randomize(module: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, std=0.2)
-            nn.init.normal_(m.running_mean, std=0.2)
-            nn.init.uniform_(m.running_var, 0.5, 2)
-    return module.eval()
+    return randomize_norms(model, spread=0.2).eval()
 
 
 def count(module: nn.Module, kind: type) -> int:
@@ -51,7 +46,7 @@ LEFT = {"pspnet": 18, "linknet": 5}
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_networks_keep_their_outputs_without_norms(arch: str) -> None:
-    model = randomize(skseg.build_model(arch, "sknet_tiny", classes=4))
+    model = randomized(skseg.build_model(arch, "sknet_tiny", classes=4))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     optimized = skseg.optimize_for_inference(model)
     assert count(optimized, nn.BatchNorm2d) == LEFT.get(arch, 0)
@@ -64,7 +59,7 @@ def test_networks_keep_their_outputs_without_norms(arch: str) -> None:
 
 @pytest.mark.parametrize("name", ["sknet26", "sknet_tiny_plain", "sknet_tiny_se"])
 def test_encoders(name: str) -> None:
-    encoder = randomize(smp.encoders.get_encoder(name, weights=None, output_stride=16))
+    encoder = randomized(smp.encoders.get_encoder(name, weights=None, output_stride=16))
     optimized = skseg.optimize_for_inference(encoder)
     assert count(optimized, nn.BatchNorm2d) == 0
     assert_equal(encoder, optimized, torch.randn(1, 3, 64, 96))
@@ -85,7 +80,7 @@ def test_encoders(name: str) -> None:
     ids=str,
 )
 def test_units(arguments: dict) -> None:
-    unit = randomize(SKConv2d(32, **arguments))
+    unit = randomized(SKConv2d(32, **arguments))
     optimized = skseg.optimize_for_inference(unit)
     assert isinstance(optimized, FoldedSKConv2d)
     assert_equal(unit, optimized, torch.randn(2, 32, 15, 11))
@@ -97,7 +92,7 @@ def test_units(arguments: dict) -> None:
 
 
 def test_units_without_attention_keep_their_class() -> None:
-    unit = randomize(SKConv2d(32, groups=8, select="sum"))
+    unit = randomized(SKConv2d(32, groups=8, select="sum"))
     optimized = skseg.optimize_for_inference(unit)
     assert isinstance(optimized, SKConv2d)
     assert count(optimized, nn.BatchNorm2d) == 0
@@ -121,14 +116,14 @@ class Shared(nn.Module):
 
 @pytest.mark.parametrize("twice", [True, False])
 def test_what_cannot_be_folded_is_left(twice: bool) -> None:
-    model = randomize(Shared(twice))
+    model = randomized(Shared(twice))
     optimized = skseg.optimize_for_inference(model)
     assert count(optimized, nn.BatchNorm2d) == 1
     assert_equal(model, optimized, torch.randn(1, 3, 8, 8))
 
 
 def test_a_network_of_timm_keeps_its_outputs() -> None:
-    model = randomize(timm.create_model("mobilenetv3_small_050", features_only=True))
+    model = randomized(timm.create_model("mobilenetv3_small_050", features_only=True))
     assert_equal(model, skseg.optimize_for_inference(model), torch.randn(1, 3, 64, 64))
 
 
@@ -141,7 +136,7 @@ def test_an_example_is_asked_for_when_needed() -> None:
 
 
 def test_optimized_networks_compile_export_and_script() -> None:
-    encoder = randomize(smp.encoders.get_encoder("sknet_tiny", weights=None))
+    encoder = randomized(smp.encoders.get_encoder("sknet_tiny", weights=None))
     optimized = skseg.optimize_for_inference(encoder)
     x = torch.rand(1, 3, 64, 64)
     expected = encoder(x)

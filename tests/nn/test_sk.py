@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from norms import randomize_norms
 from timm.layers import SelectiveKernel
 from torch import nn
 
@@ -18,16 +19,6 @@ def load_timm(ours: SKConv2d, theirs: SelectiveKernel) -> None:
     for key in ("attn.fc_reduce.weight", "attn.fc_select.weight"):
         state[key] = state[key].flatten(1)
     ours.load_state_dict(state)
-
-
-def randomize(module: nn.Module) -> None:
-    """Give norms weights and statistics that are not the identity."""
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 2)
-            nn.init.normal_(m.bias)
-            nn.init.normal_(m.running_mean)
-            nn.init.uniform_(m.running_var, 0.5, 2)
 
 
 # Arguments of SKConv2d, and of timm's SelectiveKernel for the same unit.
@@ -59,7 +50,7 @@ def test_equals_timm_in_float64(case: str, training: bool) -> None:
     our_args, timm_args = PAIRS[case]
     theirs = SelectiveKernel(64, **{"rd_ratio": 1 / 16, "rd_divisor": 32, **timm_args}).double()
     ours = SKConv2d(64, **our_args).double()
-    randomize(theirs)
+    randomize_norms(theirs, spread=1.0)
     load_timm(ours, theirs)
     x = torch.randn(3, 64, 13, 10, dtype=torch.float64)
     results = []
@@ -109,7 +100,7 @@ def test_equals_the_article_in_float64() -> None:
     ).double()
     assert [p.conv.kernel_size for p in ours.paths] == [(3, 3), (5, 5)]
     assert ours.attn.fc_reduce.out_features == 32  # max(24 / 2, 32)
-    randomize(ours)
+    randomize_norms(ours, spread=1.0)
     x = torch.randn(4, 24, 9, 9, dtype=torch.float64)
     torch.testing.assert_close(ours(x), article_unit(ours, x), rtol=1e-10, atol=1e-12)
 
