@@ -6,27 +6,30 @@
  *
  * What they gain over one operation after the other: the branches' convolutions share one pass over the input
  * and leave norms' sums and pooled features behind on their way; norm, ReLU, pooling and selection read each
- * map once; convolutions with four channels a group fill whole vectors. */
+ * map once; convolutions with few channels a group fill whole vectors. */
 
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_BRANCHES 8
-#define G 4 /* channels a group of the convolutions here; with more, torch's are as fast */
+#define MAX_DILATION 4
+#define STEP 2 /* rows of a branch at a time, for which its weights stay in the cache */
+#define SMALL 32768 /* additions that one thread does sooner than several begin */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define FN(name) JOIN(name, ISA)
 
 #define ISA avx512
 #define V 16
-#define TILE 16 /* accumulators: half of 32 registers */
+#define TILE 16 /* sums in registers: half of 32 */
 #define TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
 #include "_sk.h"
 
 #define ISA avx2
 #define V 8
-#define TILE 8 /* half of 16 registers */
+#define TILE 8 /* half of 16 */
 #define TARGET __attribute__((target("arch=x86-64-v3")))
 #include "_sk.h"
 

@@ -4,7 +4,6 @@ It keeps three maps for backward, the input and each branch's convolution, where
 selection one after the other keep seven: what they made is made again from those.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,18 +107,16 @@ class _FusedUnit(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         groups = convs[0].groups
         maps, sums = _convolve(x, [c.weight for c in convs], dilations, groups)
-        mean, rstd = _statistics(norms, sums, x.numel() // x.shape[1])  # [M, C]
-        scale = torch.stack([n.weight for n in norms]) * rstd
-        shift = torch.stack([n.bias for n in norms]) - mean * scale
+        by_batch = [n.training or n.running_mean is None for n in norms]
+        used = _norms(norms, by_batch, sums, x.numel() // x.shape[1])
         # The attention is an ordinary module: its own small graph gives its gradients.
         with torch.enable_grad():
-            pooled = kernels.pool(maps, scale, shift).requires_grad_()
-            attention = unit.attn(pooled)
-        out = kernels.select(maps, attention.detach().contiguous(), scale, shift)
-        ctx.save_for_backward(x, *maps, *parameters[: len(maps)], mean, rstd, scale, shift)
+            pooled = kernels.pool(maps, used.scale, used.shift).requires_grad_()
+            attention = unit.attn(pooled).contiguous()
+        out = kernels.select(maps, attention.detach(), used.scale, used.shift)
+        ctx.save_for_backward(x, *maps, *parameters[: len(maps)], *used)
         ctx.small_graph = (pooled, attention, list(unit.attn.parameters()))
-        ctx.dilations, ctx.groups = dilations, groups
-        ctx.by_batch = [n.training or n.running_mean is None for n in norms]
+        ctx.dilations, ctx.groups, ctx.by_batch = dilations, groups, by_batch
         return out
 
     @staticmethod
@@ -127,14 +124,11 @@ class _FusedUnit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         m = len(ctx.dilations)
         x, *saved = ctx.saved_tensors
-        maps, weights, (mean, rstd, scale, shift) = saved[:m], saved[m : 2 * m], saved[2 * m :]
+        maps, weights, norms = saved[:m], saved[m : 2 * m], kernels.Norms(*saved[2 * m :])
         pooled, attention, attention_parameters = ctx.small_graph
         grad = grad.contiguous(memory_format=torch.channels_last)
-        pixels = x.shape[2] * x.shape[3]
 
-        # Where the ReLU passes: sums of grad, of 1, of grad * map, of map; each [B, M, C].
-        g, ones, gy, y = kernels.gradient_sums(maps, scale, shift, grad)
-        d_attention = scale * gy + shift * g
+        sums, d_attention = kernels.gradient_sums(maps, norms, grad)
         wanted = [pooled, *(p for p in attention_parameters if p.requires_grad)]
         # Kept, because the caller may go through the whole graph again.
         grads = torch.autograd.grad(attention, wanted, d_attention, retain_graph=True)
@@ -143,35 +137,27 @@ class _FusedUnit(torch.autograd.Function):
         d_attention_parameters = [
             next(left) if p.requires_grad else None for p in attention_parameters
         ]
+        found = kernels.norm_gradients(
+            *(norms, sums, attention.detach(), d_pooled.contiguous(), ctx.by_batch),
+            pixels=x.shape[2] * x.shape[3],
+        )
 
-        # A branch after its ReLU gets a * grad + p, with a, p the same at every pixel of an image.
-        a, p = attention.detach(), (d_pooled / pixels)[:, None]
-        total = (a * g).add_(p * ones).sum(0)  # [M, C]: the gradient of the norm's bias
-        total_y = (a * gy).add_(p * y).sum(0)
-        d_scale = (total_y - mean * total) * rstd  # of the norm's weight
-        # Through the ReLU and the norm the map gets through * grad + bias where the ReLU passes,
-        # and slope * map + offset everywhere if the norm's statistics are the batch's.
-        through, bias = scale * a, (scale * p).expand_as(a).contiguous()
-        by_batch = torch.tensor(ctx.by_batch).unsqueeze(1) / (x.shape[0] * pixels)
-        slope = -scale * rstd * d_scale * by_batch
-        offset = -scale * total * by_batch - slope * mean
-
-        def map_gradients(image: slice) -> list[Tensor]:
-            return kernels.gradient_maps(
-                [m[image] for m in maps],
-                *(scale, shift, grad[image], through[image], bias[image], slope, offset),
+        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2 : 2 + m])
+        if kernels.has_conv(x.shape[1], ctx.groups, ctx.dilations):
+            d_x, d_weights = kernels.backward(
+                x, weights, ctx.dilations, maps, norms, grad, found, wants
             )
-
-        d_x, d_weights = _convolution_gradients(ctx, x, weights, map_gradients)
-        norms = (*d_scale, *total)
-        return d_x, None, *d_weights, *norms, *d_attention_parameters
+        else:
+            d_maps = kernels.gradient_maps(maps, norms, grad, found)
+            d_x, d_weights = _torch_backward(x, weights, ctx.dilations, d_maps, ctx.groups, wants)
+        return (d_x, None, *d_weights, *found.weight, *found.bias, *d_attention_parameters)
 
 
 def _convolve(
     x: Tensor, weights: list[Tensor], dilations: list[int], groups: int
 ) -> tuple[list[Tensor], Tensor]:
-    """Return each branch's map and its sums [B, M, 2, C], as `kernels.conv` does."""
-    if kernels.has_conv(x.shape[1], groups):
+    """Return each branch's map and its sums, as `kernels.conv` does."""
+    if kernels.has_conv(x.shape[1], groups, dilations):
         return kernels.conv(x, [kernels.pack(w) for w in weights], dilations)
     maps = [
         torch.conv2d(x, w, None, 1, d, d, groups).contiguous(memory_format=torch.channels_last)
@@ -180,65 +166,53 @@ def _convolve(
     return maps, kernels.sums(maps)
 
 
-def _convolution_gradients(
-    ctx: Any, x: Tensor, weights: list[Tensor], map_gradients: Callable[[slice], list[Tensor]]
+def _torch_backward(
+    x: Tensor,
+    weights: list[Tensor],
+    dilations: list[int],
+    d_maps: list[Tensor],
+    groups: int,
+    wants: tuple[bool, bool],
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return the gradients of the input and of each branch's weight, None where not needed."""
-    m = len(weights)
-    want_x, want_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2 : 2 + m])
-    if not kernels.has_conv(x.shape[1], ctx.groups):
-        d_x: Tensor | None = None
-        d_weights: list[Tensor | None] = []
-        for d_map, weight, d in zip(
-            map_gradients(slice(None)), weights, ctx.dilations, strict=True
-        ):
-            part, d_weight, _ = torch.ops.aten.convolution_backward(
-                *(d_map, x, weight, None, [1, 1], [d, d], [d, d], False, [0, 0], ctx.groups),
-                [want_x, want_weights, False],
-            )
-            d_weights.append(d_weight)
-            d_x = part if d_x is None else d_x.add_(part)
-        return d_x, d_weights
-    # Image by image, so that the maps' gradients stay in the cache.
-    packed = [kernels.pack_transposed(w) for w in weights]
-    d_x = torch.empty_like(x) if want_x else None
-    sums: list[Tensor] = []
-    for b in range(len(x)):
-        image = slice(b, b + 1)
-        d_maps = map_gradients(image)
-        if d_x is not None:
-            kernels.conv_transposed(d_maps, packed, ctx.dilations, d_x[image])
-        if want_weights:
-            parts = kernels.weight_gradients(x[image], d_maps, ctx.dilations)
-            sums = [s.add_(p) for s, p in zip(sums, parts, strict=True)] if sums else parts
-    return d_x, [*sums] if want_weights else [None] * m
+    """Return the gradients of the input and of each branch's weight, None where not wanted."""
+    d_x: Tensor | None = None
+    d_weights: list[Tensor | None] = []
+    for d_map, weight, d in zip(d_maps, weights, dilations, strict=True):
+        part, d_weight, _ = torch.ops.aten.convolution_backward(
+            *(d_map, x, weight, None, [1, 1], [d, d], [d, d], False, [0, 0], groups),
+            [*wants, False],
+        )
+        d_weights.append(d_weight)
+        d_x = part if d_x is None else d_x.add_(part)
+    return d_x, d_weights
 
 
-def _statistics(norms: list[nn.BatchNorm2d], sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the means and 1 / standard deviations [M, C] that norms use; update running ones.
+def _norms(
+    norms: list[nn.BatchNorm2d], by_batch: list[bool], sums: Tensor, count: int
+) -> kernels.Norms:
+    """Return what norms do, and update the running statistics of those in training.
 
     Args:
         norms: one for each branch, in training or evaluation.
-        sums: [B, M, 2, C] sums of each branch's map and of its square over each image.
+        by_batch: whether each uses the statistics of the batch.
+        sums: of each branch's map, see `kernels.conv`.
         count: pixels of a map, over the batch.
     """
-    # In float64, because the variance is a difference.
-    mean, square = (sums.double().sum(0) / count).unbind(1)
-    var = (square - mean * mean).clamp_(min=0)
-    means, variances = [*mean.float()], [*var.float()]
-    for m, norm in enumerate(norms):
-        if norm.running_mean is None or norm.running_var is None:
-            continue
-        if not norm.training:
-            means[m], variances[m] = norm.running_mean, norm.running_var
+    running = [
+        None if batch or n.running_mean is None or n.running_var is None
+        else (n.running_mean, n.running_var)
+        for n, batch in zip(norms, by_batch, strict=True)
+    ]  # fmt: skip
+    weights, biases = [n.weight for n in norms], [n.bias for n in norms]
+    used = kernels.statistics(sums, count, weights, biases, [n.eps for n in norms], running)
+    for norm, mean, var in zip(norms, used.mean, used.var, strict=True):
+        if not norm.training or norm.running_mean is None or norm.running_var is None:
             continue
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
         momentum = norm.momentum
         if momentum is None:
             momentum = 1 / float(norm.num_batches_tracked)
-        norm.running_mean.lerp_(means[m], momentum)
-        norm.running_var.lerp_(variances[m] * (count / max(1, count - 1)), momentum)
-    eps = [norm.eps for norm in norms]
-    rstd = [(v + e).rsqrt_() for v, e in zip(variances, eps, strict=True)]
-    return torch.stack(means), torch.stack(rstd)
+        norm.running_mean.lerp_(mean, momentum)
+        norm.running_var.lerp_(var * (count / max(1, count - 1)), momentum)
+    return used

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 MAX_BRANCHES = 8
 _BAND_ROWS = 16  # rows of a map that a thread takes at a time
 _BANDS = 16  # partial sums of an image
+_MAX_DILATION = 4
+_SCRATCH = 1 << 17  # floats that a thread keeps in its cache
 
 
 def _open() -> tuple[ctypes.CDLL | None, int]:
@@ -66,20 +69,17 @@ def fits(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def has_conv(channels: int, groups: int) -> bool:
-    """Whether there are kernels for these convolutions too; for others torch's are as fast."""
-    return channels == 4 * groups
+def has_conv(channels: int, groups: int, dilations: Sequence[int]) -> bool:
+    """Whether there are kernels for these convolutions too; others are left to torch."""
+    return channels in [g * groups for g in (4, 8, 16, 32)] and max(dilations) <= _MAX_DILATION
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Reorder a convolution's weight [C, 4, 3, 3] to [9, 4, C], as the kernels read it."""
-    return weight.detach().permute(2, 3, 1, 0).flatten(0, 1).contiguous()
-
-
-def pack_transposed(weight: Tensor) -> Tensor:
-    """Pack a convolution's weight [C, 4, 3, 3] for the convolution that is its input gradient."""
-    taps = weight.detach().reshape(-1, 4, 4, 9).flip(3)  # [group, out, in, tap]
-    return taps.permute(3, 1, 0, 2).flatten(2).contiguous()
+    """Reorder a convolution's weight [C, G, 3, 3] as `conv` reads it: [C / LANES, 3, G, 3, LANES]."""
+    c, g = weight.shape[:2]
+    packed = weight.new_empty(c // LANES, 3, g, 3, LANES)
+    _call("sk_pack", _p(weight), _ints(weight.stride()), _p(packed), c, g)
+    return packed
 
 
 def conv(
@@ -99,68 +99,79 @@ def conv(
         relu: whether a ReLU follows.
 
     Returns:
-        The maps [B, C, H, W], channels last, and sums [B, M, 2, C] over each: of the values and of
-        their squares.
+        The maps [B, C, H, W], channels last, and sums [B, bands, M, 2, C] over bands of their rows:
+        of the values and of their squares.
     """
     b, c, h, w = x.shape
     maps = [torch.empty_like(x) for _ in weights]
-    bands = -(-h // _BAND_ROWS)
-    sums = x.new_empty(b, bands, len(weights), 2, c)
+    bands = max(-(-h // _BAND_ROWS), min(h, -(-torch.get_num_threads() // b)))
+    rows = -(-h // bands)
+    sums = x.new_empty(b, -(-h // rows), len(weights), 2, c)
     _call(
         "sk_conv",
         *(_p(x), len(weights), _ints(dilations), _ps(weights)),
         *(None if biases is None else _ps(biases), _ps(maps), _p(sums)),
-        *(b, h, w, c, int(relu), 0, _BAND_ROWS),
+        *(b, h, w, c, weights[0].shape[2], int(relu), rows),
     )
-    return maps, sums.sum(1)
-
-
-def conv_transposed(
-    grads: Sequence[Tensor], weights: Sequence[Tensor], dilations: Sequence[int], out: Tensor
-) -> None:
-    """Sum the input gradients of the branches' convolutions into `out`.
-
-    Args:
-        grads: [B, C, H, W] float32, channels last, of each branch's map.
-        weights: packed by `pack_transposed`.
-        dilations: one for each branch.
-        out: [B, C, H, W] float32, channels last, overwritten.
-    """
-    b, c, h, w = out.shape
-    for i, (grad, weight, dilation) in enumerate(zip(grads, weights, dilations, strict=True)):
-        _call(
-            "sk_conv",
-            *(_p(grad), 1, _ints([dilation]), _ps([weight]), None, _ps([out]), None),
-            *(b, h, w, c, 0, int(i > 0), _BAND_ROWS),
-        )
-
-
-def weight_gradients(x: Tensor, grads: Sequence[Tensor], dilations: Sequence[int]) -> list[Tensor]:
-    """Return the gradient [C, 4, 3, 3] of each branch's convolution weight.
-
-    Args:
-        x: [B, C, H, W] float32, channels last, the input of all branches.
-        grads: likewise, of each branch's map.
-        dilations: one for each branch.
-    """
-    b, c, h, w = x.shape
-    blocks, threads = c // LANES, torch.get_num_threads()
-    splits = 1 if blocks >= threads else min(b, -(-threads // blocks))
-    packed = [x.new_zeros(splits, 9, 4, c) for _ in grads]
-    _call(
-        "sk_dweight",
-        *(_p(x), len(grads), _ints(dilations), _ps(grads), _ps(packed)),
-        *(b, h, w, c, splits),
-    )
-    return [p.sum(0).view(3, 3, 4, c).permute(3, 2, 0, 1) for p in packed]
+    return maps, sums
 
 
 def sums(maps: Sequence[Tensor]) -> Tensor:
-    """Sum each map [B, C, H, W], channels last, and its square over each image: [B, M, 2, C]."""
+    """Sum maps [B, C, H, W], channels last, and their squares over parts: [B, parts, M, 2, C]."""
     b, c, h, w = maps[0].shape
-    out = maps[0].new_zeros(b, _BANDS, len(maps), 2, c)
+    out = maps[0].new_empty(b, _BANDS, len(maps), 2, c)
     _call("sk_sums", len(maps), _ps(maps), _p(out), b, h * w, c, _BANDS)
-    return out.sum(1)
+    return out
+
+
+class Norms(NamedTuple):
+    """The batch norms of M branches, each [M, C].
+
+    Attributes:
+        mean: of the batch, or the running mean of a norm in evaluation.
+        var: likewise, the biased variance.
+        rstd: 1 / sqrt(var + eps).
+        scale: of map * scale + shift, what the norm does.
+        shift: likewise.
+    """
+
+    mean: Tensor
+    var: Tensor
+    rstd: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+def statistics(
+    sums: Tensor,
+    count: int,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    eps: Sequence[float],
+    running: Sequence[tuple[Tensor, Tensor] | None],
+) -> Norms:
+    """Return what the norms do, of the batch's statistics where there are no running ones.
+
+    Args:
+        sums: [B, parts, M, 2, C], as `conv` and `sums` return them.
+        count: pixels of a map, over the batch.
+        weights: [C] of each norm.
+        biases: likewise.
+        eps: of each norm.
+        running: mean and variance [C] of each norm that uses its running ones.
+    """
+    b, parts, m, _, c = sums.shape
+    norms = Norms(*sums.new_empty(5, m, c))
+    used = (ctypes.c_void_p * (2 * m))()
+    for i, pair in enumerate(running):
+        if pair is not None:
+            used[2 * i], used[2 * i + 1] = pair[0].data_ptr(), pair[1].data_ptr()
+    _call(
+        "sk_statistics",
+        *(m, _p(sums), _ps(weights), _ps(biases), (ctypes.c_float * m)(*eps), used),
+        *(*map(_p, norms), b * parts, count, c),
+    )
+    return norms
 
 
 def select(
@@ -190,56 +201,147 @@ def select(
 def pool(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
     """Return the mean over the image of the sum of relu(map * scale + shift): [B, C]."""
     b, c, h, w = maps[0].shape
-    sums = maps[0].new_zeros(b, _BANDS, c)
-    _call("sk_pool", len(maps), _ps(maps), _p(scale), _p(shift), _p(sums), b, h * w, c, _BANDS)
-    return sums.sum(1) / (h * w)
+    sums, pooled = maps[0].new_empty(b, _BANDS, c), maps[0].new_empty(b, c)
+    _call(
+        "sk_pool",
+        *(len(maps), _ps(maps), _p(scale), _p(shift), _p(sums), _p(pooled), b, h * w, c, _BANDS),
+    )
+    return pooled
 
 
-def gradient_sums(maps: Sequence[Tensor], scale: Tensor, shift: Tensor, grad: Tensor) -> Tensor:
+def gradient_sums(maps: Sequence[Tensor], norms: Norms, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over each image, where relu(map * scale + shift) passes, what the gradients need.
 
     Returns:
-        [4, B, M, C]: sums of grad, of 1, of grad * map, of map.
+        Sums [B, M, 4, C]: of grad, of 1, of grad * map, of map. And the attention's gradient,
+        [B, M, C].
     """
     b, c, h, w = maps[0].shape
-    sums = maps[0].new_zeros(b, _BANDS, len(maps), 4, c)
+    parts = maps[0].new_empty(b, _BANDS, len(maps), 4, c)
+    sums, d_attention = parts.new_empty(b, len(maps), 4, c), parts.new_empty(b, len(maps), c)
     _call(
         "sk_grad_sums",
-        *(len(maps), _ps(maps), _p(scale), _p(shift), _p(grad), _p(sums), b, h * w, c, _BANDS),
+        *(len(maps), _ps(maps), _p(norms.scale), _p(norms.shift), _p(grad)),
+        *(_p(parts), _p(sums), _p(d_attention), b, h * w, c, _BANDS),
     )
-    return sums.sum(1).permute(2, 0, 1, 3)
+    return sums, d_attention
 
 
-def gradient_maps(
-    maps: Sequence[Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    grad: Tensor,
-    p: Tensor,
-    q: Tensor,
-    r: Tensor,
-    s: Tensor,
-) -> list[Tensor]:
-    """Return (p * grad + q where relu(map * scale + shift) passes, else 0) + r * map + s.
+class NormGradients(NamedTuple):
+    """What `norm_gradients` finds.
 
-    Args:
-        maps: [B, C, H, W] float32, channels last.
-        scale: [M, C].
-        shift: [M, C].
-        grad: [B, C, H, W] float32, channels last, of the unit's output.
+    A map's gradient is p * grad + q where the ReLU passes, else 0, and r * map + s everywhere.
+
+    Attributes:
         p: [B, M, C].
         q: [B, M, C].
         r: [M, C].
         s: [M, C].
+        weight: [M, C], the gradient of the norms' weights.
+        bias: likewise.
+    """
+
+    p: Tensor
+    q: Tensor
+    r: Tensor
+    s: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def norm_gradients(
+    norms: Norms,
+    sums: Tensor,
+    attention: Tensor,
+    d_pooled: Tensor,
+    by_batch: Sequence[bool],
+    pixels: int,
+) -> NormGradients:
+    """Go back through select, pooling, ReLU and norm, short of the maps themselves.
+
+    Args:
+        norms: of the branches.
+        sums: [B, M, 4, C] of `gradient_sums`.
+        attention: [B, M, C].
+        d_pooled: [B, C], the gradient of the pooled features.
+        by_batch: whether each norm uses the statistics of the batch.
+        pixels: of a map of one image.
+    """
+    b, m, c = attention.shape
+    found = NormGradients(*sums.new_empty(2, b, m, c), *sums.new_empty(4, m, c))
+    _call(
+        "sk_norm_gradients",
+        *(m, _p(sums), _p(attention), _p(d_pooled), _p(norms.mean), _p(norms.rstd)),
+        *(_p(norms.scale), _ints(by_batch), *map(_p, found), b, pixels, c),
+    )
+    return found
+
+
+def gradient_maps(
+    maps: Sequence[Tensor], norms: Norms, grad: Tensor, found: NormGradients
+) -> list[Tensor]:
+    """Return each map's gradient, see :class:`NormGradients`.
+
+    Args:
+        maps: [B, C, H, W] float32, channels last.
+        norms: of the branches.
+        grad: [B, C, H, W] float32, channels last, of the unit's output.
+        found: of `norm_gradients`.
     """
     b, c, h, w = maps[0].shape
     out = [torch.empty_like(m) for m in maps]
     _call(
         "sk_grad_maps",
-        *(len(maps), _ps(maps), _p(scale), _p(shift), _p(grad), _p(p), _p(q), _p(r), _p(s)),
-        *(_ps(out), b, h * w, c),
+        *(len(maps), _ps(maps), _p(norms.scale), _p(norms.shift), _p(grad)),
+        *(*map(_p, found[:4]), _ps(out), b, h * w, c),
     )
     return out
+
+
+def backward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    dilations: Sequence[int],
+    maps: Sequence[Tensor],
+    norms: Norms,
+    grad: Tensor,
+    found: NormGradients,
+    wants: tuple[bool, bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Make the maps' gradients as `gradient_maps` and take them through the convolutions.
+
+    Args:
+        x: [B, C, H, W] float32, channels last, the input of all branches.
+        weights: [C, G, 3, 3] of each branch.
+        dilations: one for each branch.
+        maps: as of `gradient_maps`, as the next three.
+        norms: likewise.
+        grad: likewise.
+        found: likewise.
+        wants: whether gradients are wanted of the input and of the weights.
+
+    Returns:
+        The gradients of the input and of each weight, None where not wanted.
+    """
+    b, c, h, w = x.shape
+    m, g, threads = len(weights), weights[0].shape[1], torch.get_num_threads()
+    block = max(g, LANES)
+    splits = 1 if c // block >= threads else min(b, -(-threads * block // c))
+    rows = max(_BAND_ROWS // 2, min(h, _SCRATCH // (m * w * block) - 2 * max(dilations)))
+    d_x = torch.empty_like(x) if wants[0] else None
+    d_weights = [
+        torch.empty_strided((splits, *w.shape), (w.numel(), *w.stride())) for w in weights if wants[1]
+    ]
+    _call(
+        "sk_backward",
+        *(_p(x), m, _ints(dilations), _ps(weights), _ints([s for w in weights for s in w.stride()])),
+        *(_ps(maps), _p(norms.scale), _p(norms.shift), _p(grad), *map(_p, found[:4])),
+        *(None if d_x is None else _p(d_x), _ps(d_weights) if d_weights else None),
+        *(b, h, w, c, g, splits, rows),
+    )
+    if not wants[1]:
+        return d_x, [None] * m
+    return d_x, [d[0] if splits == 1 else d.sum(0) for d in d_weights]
 
 
 def _call(name: str, *args: object) -> None:

@@ -38,7 +38,9 @@ class FoldedSKConv2d(nn.Module):
         biases = torch.stack([conv.bias.detach() for conv in convs if conv.bias is not None])
         self.register_buffer("biases", biases, persistent=False)
         self.register_buffer("ones", torch.ones_like(biases), persistent=False)
-        self.has_conv = self.fits_kernels and kernels.has_conv(unit.out_channels, self.groups)
+        self.has_conv = self.fits_kernels and kernels.has_conv(
+            unit.out_channels, self.groups, self.dilations
+        )
         packed = [kernels.pack(conv.weight) for conv in convs] if self.has_conv else []
         self.register_buffer("packed", torch.stack(packed or [biases]), persistent=False)
 
@@ -66,7 +68,7 @@ class FoldedSKConv2d(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         if self.has_conv:  # bias, ReLU and pooling on the convolutions' way
             maps, sums = kernels.conv(x, [*self.packed], self.dilations, [*self.biases], relu=True)
-            pooled = sums[:, :, 0].sum(1) / (x.shape[2] * x.shape[3])
+            pooled = sums[:, :, :, 0].sum((1, 2)) / (x.shape[2] * x.shape[3])
             return kernels.select(maps, self.attn(pooled).contiguous(), in_place=True)
         # torch's convolutions; bias and ReLU wait for the passes that read the maps anyway
         maps = [

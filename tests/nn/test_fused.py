@@ -26,36 +26,48 @@ def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @given(
-    groups=st.sampled_from([4, 8, 12]),
+    channels_a_group=st.sampled_from([4, 8, 16, 32]),
+    blocks=st.integers(1, 2),
+    lanes=st.sampled_from([8, 16] if kernels.LANES == 16 else [8]),
     batch=st.integers(1, 3),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     dilations=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
-def test_convolutions_and_their_gradients(groups, batch, height, width, dilations, seed) -> None:
-    channels = 4 * groups
-    assert kernels.has_conv(channels, groups)
+@settings(max_examples=60, deadline=None)
+def test_convolutions_and_their_gradients(
+    channels_a_group, blocks, lanes, batch, height, width, dilations, seed
+) -> None:
+    channels = 32 * blocks
+    groups = channels // channels_a_group
+    assert kernels.has_conv(channels, groups, dilations)
     torch.manual_seed(seed)
     x = torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
-    weights = [torch.randn(channels, 4, 3, 3) for _ in dilations]
-    maps, sums = kernels.conv(x, [kernels.pack(w) for w in weights], dilations)
+    weights = [torch.randn(channels, channels_a_group, 3, 3) for _ in dilations]
+    grad = torch.randn_like(x)
     leaf = x.double().requires_grad_()
     leaves = [w.double().requires_grad_() for w in weights]
     expected = [
         torch.conv2d(leaf, w, None, 1, d, d, groups) for w, d in zip(leaves, dilations, strict=True)
     ]
-    grads = [torch.randn_like(m) for m in maps]
-    torch.autograd.backward(expected, [g.double() for g in grads])
-    d_x = torch.empty_like(x)
-    kernels.conv_transposed(grads, [kernels.pack_transposed(w) for w in weights], dilations, d_x)
+    torch.autograd.backward(expected, [grad.double()] * len(dilations))
+    ones = torch.ones(batch, len(dilations), channels)
+    zeros = torch.zeros_like(ones)
+    # Norms and ReLU that pass everything, and an attention of 1.
+    norms = kernels.Norms(zeros[0], zeros[0], ones[0], zeros[0], ones[0])
+    found = kernels.NormGradients(ones, zeros, *[zeros[0]] * 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "LANES", lanes)
+        maps, sums = kernels.conv(x, [kernels.pack(w) for w in weights], dilations)
+        d_x, d_weights = kernels.backward(
+            x, weights, dilations, maps, norms, grad, found, (True, True)
+        )
     assert relative(d_x, leaf.grad) < 1e-5
-    d_weights = kernels.weight_gradients(x, grads, dilations)
     for m in range(len(dilations)):
         assert relative(maps[m], expected[m]) < 1e-5
         assert relative(d_weights[m], leaves[m].grad) < 1e-5
-        assert relative(sums[:, m, 1], expected[m].square().sum((2, 3))) < 1e-5
+        assert relative(sums.sum(1)[:, m, 1], expected[m].square().sum((2, 3))) < 1e-5
 
 
 UNITS = {
