@@ -21,6 +21,7 @@ typedef int FN(ints) __attribute__((vector_size(4 * V)));
 #define relu_of(v) only_if(~((v) <= (vec){0}), v) /* keeps NaN */
 #define INLINE TARGET static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 24")
+#define KEEP(v) __asm__("" : "+v"(v)) /* in a register: GCC would load it again for every use */
 #define COLS (TILE + 2 * MAX_DILATION) /* of a gathered row */
 
 /* A band of rows of a block of one image, and the ring of gathered rows that convolutions read. */
@@ -36,7 +37,7 @@ struct FN(band) {
 INLINE void FN(gather)(const struct FN(band) *band, int r, int x0, const int spread, const int tile) {
     const int y = band->y0 + r, x = x0 - band->D, cols = tile + 2 * band->D, G = spread ? spread : band->G;
     const int planes = spread ? G : 1, unit = spread ? V : G;
-    float *row = band->ring + (size_t)((r + band->D) % (2 * band->D + STEP)) * COLS * planes * unit;
+    float *row = band->ring + (size_t)((r + band->D) % (2 * band->D + (spread ? 1 : STEP))) * COLS * planes * unit;
     const int inside = y >= 0 && y < band->H;
     int left = !inside ? cols : x < 0 ? -x : 0;
     left = left < cols ? left : cols;
@@ -61,26 +62,32 @@ INLINE void FN(gather)(const struct FN(band) *band, int r, int x0, const int spr
 /* The gathered row that is `offset` rows from row r, from `shift` columns left of the strip on. */
 INLINE const float *FN(row_of)(const struct FN(band) *band, int r, int offset, int shift, const int spread) {
     const size_t unit = spread ? V : band->G, planes = spread ? spread : 1;
-    return band->ring + ((size_t)((r + offset + band->D) % (2 * band->D + STEP)) * COLS * planes + (band->D - shift)) * unit;
+    return band->ring + ((size_t)((r + offset + band->D) % (2 * band->D + (spread ? 1 : STEP))) * COLS * planes + (band->D - shift)) * unit;
 }
 
 /* Channel j of the p-th pixel of a gathered row, for every lane. */
 #define input_of(row, p, j) (spread ? load((row) + ((j) * COLS + (p)) * V) : broadcast((row)[(p) * G + (j)]))
 
+/* Sums in registers for each output: two where there are registers, added in the end, so that additions wait less. */
+#define SUMS(tile, nv) (TILE / ((tile) * (nv)))
+
 /* Adds one row of taps: each input is loaded once for the three output pixels that it touches. */
 INLINE void FN(taps)(const float *row, const float *w, int G, const int spread, const int d, const int tile, const int nv,
                      vec *acc) {
-    for (int j = 0; j < (spread ? spread : G); j++, w += 3 * V) {
-        vec tap[3][2];
-        for (int k = 0; k < 3; k++)
-            for (int v = 0; v < nv; v++) tap[k][v] = load(w + (size_t)v * 9 * G * V + k * V);
-        UNROLL for (int p = 0; p < tile + 2 * d; p++) {
-            const vec in = input_of(row, p, j);
-            for (int v = 0; v < nv; v++)
-                UNROLL for (int k = 0; k < 3; k++)
-                    if (p >= k * d && p < tile + k * d) acc[v * tile + p - k * d] += tap[k][v] * in;
+    for (int j0 = 0; j0 < (spread ? spread : G); j0 += SUMS(tile, nv))
+        UNROLL for (int h = 0; h < SUMS(tile, nv); h++, w += 3 * V) {
+            vec tap[3][2];
+            for (int k = 0; k < 3; k++)
+                for (int v = 0; v < nv; v++) tap[k][v] = load(w + (size_t)v * 9 * G * V + k * V);
+            UNROLL for (int p = 0; p < tile + 2 * d; p++) {
+                vec in = input_of(row, p, j0 + h);
+                KEEP(in);
+                for (int v = 0; v < nv; v++)
+                    UNROLL for (int k = 0; k < 3; k++)
+                        if (p >= k * d && p < tile + k * d)
+                            acc[(h * nv + v) * tile + p - k * d] += tap[k][v] * in;
+            }
         }
-    }
 }
 
 /* Stores n pixels of `tile`, and adds their sums and those of their squares to sums[0] and sums[stride]. */
@@ -92,6 +99,7 @@ INLINE void FN(finish)(const vec *acc, float *out, int stride, const int n, cons
             if (i >= n) break;
             float *to = out + (size_t)i * stride + v * V;
             vec a = acc[v * tile + i];
+            if (SUMS(tile, nv) == 2) a += acc[(nv + v) * tile + i];
             if (accumulate) a += load(to);
             if (relu) a = relu_of(a);
             store(to, a);
@@ -123,6 +131,7 @@ INLINE void FN(conv_row)(const struct FN(band) *band, const struct FN(outputs) *
         const vec start = to->bias[m] ? load(to->bias[m] + c + v * V) : (vec){0};
         UNROLL for (int i = 0; i < tile; i++) acc[v * tile + i] = start;
     }
+    UNROLL for (int i = tile * nv; i < TILE; i++) acc[i] = (vec){0};
     for (int ky = 0; ky < 3; ky++, w += 3 * G * V) {
         const float *row = FN(row_of)(band, r, (ky - 1) * d, d, spread);
         switch (d) {
@@ -143,8 +152,9 @@ INLINE void FN(conv_strip)(const struct FN(band) *band, const struct FN(outputs)
                            const int tile, const int nv) {
     const int block = spread ? V : band->G;
     for (int r = -band->D; r < band->D; r++) FN(gather)(band, r, x0, spread, tile);
-    for (int r0 = 0; r0 < band->rows; r0 += STEP) {
-        const int r1 = r0 + STEP < band->rows ? r0 + STEP : band->rows;
+    const int step = spread ? 1 : STEP;
+    for (int r0 = 0; r0 < band->rows; r0 += step) {
+        const int r1 = r0 + step < band->rows ? r0 + step : band->rows;
         for (int r = r0; r < r1; r++) FN(gather)(band, r + band->D, x0, spread, tile);
         for (int m = 0; m < to->M; m++)
             for (int c = 0; c < block; c += nv * V)
@@ -155,7 +165,7 @@ INLINE void FN(conv_strip)(const struct FN(band) *band, const struct FN(outputs)
 /* Calls strip(..., x0, spread, tile, nv) along a band with the last three known to the compiler. */
 #define FOR_STRIPS(strip, band, ...)                                                                                   \
     for (int x0 = 0; x0 < (band)->W;) {                                                                                \
-        const int G = (band)->G, tile = TILE == 16 && (band)->W - x0 > 8 && (G < V || G % 32) ? 16 : 8;                \
+        const int G = (band)->G, tile = TILE == 16 && (band)->W - x0 > 8 && (G < 8 || (G >= V && G % 32)) ? 16 : 8;              \
         if (G == 4 && tile == TILE) strip(band, __VA_ARGS__, x0, 4, TILE, 1);                                          \
         else if (G == 4) strip(band, __VA_ARGS__, x0, 4, 8, 1);                                                        \
         else if (G < V && tile == TILE) strip(band, __VA_ARGS__, x0, 8, TILE, 1);                                      \
@@ -260,7 +270,8 @@ INLINE void FN(taps_gradient)(const float *row, float *dw, const vec *grad, int 
                 for (int v = 0; v < nv; v++) acc[j][k][v] = load(dw + (size_t)v * 9 * G * V + (j * 3 + k) * V);
         UNROLL for (int p = 0; p < tile + 2 * d; p++)
             UNROLL for (int j = 0; j < js; j++) {
-                const vec in = input_of(row, p, j0 + j);
+                vec in = input_of(row, p, j0 + j);
+                KEEP(in);
                 for (int v = 0; v < nv; v++)
                     UNROLL for (int k = 0; k < 3; k++)
                         if (p >= k * d && p < tile + k * d) acc[j][k][v] += grad[v * tile + p - k * d] * in;
@@ -367,7 +378,7 @@ TARGET void FN(sk_backward)(const float *x, int M, const int *dilation, float *c
                                              s + k, dy + m * room, all * W, C, block, block);
                         }
                         for (int m = 0; dx && m < M; m++) {
-                            const struct FN(band) band = {dy + m * room, all, W, block, G, D, top, rows, ring};
+                            const struct FN(band) band = {dy + m * room, all, W, block, G, dilation[m], top, rows, ring};
                             struct FN(outputs) to = {1, dilation + m, .stride = C, .accumulate = m > 0};
                             to.weight[0] = transposed + m * taps;
                             to.y[0] = dx + b * image + (size_t)y0 * W * C + c;
@@ -597,7 +608,9 @@ TARGET void FN(sk_norm_gradients)(int M, const float *sums, const float *attenti
 #undef input_of
 #undef INLINE
 #undef UNROLL
+#undef KEEP
 #undef COLS
+#undef SUMS
 #undef FOR_STRIPS
 #undef FOR_CHANNELS
 #undef FIRST
