@@ -16,7 +16,6 @@
 #define MAX_BRANCHES 8
 #define MAX_DILATION 4
 #define STEP 2 /* rows of a branch at a time, for which its weights stay in the cache */
-#define SMALL 32768 /* additions that one thread does sooner than several begin */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define FN(name) JOIN(name, ISA)

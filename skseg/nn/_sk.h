@@ -219,10 +219,11 @@ TARGET void FN(sk_pack)(float *weight, const int *strides, float *packed, int C,
 
 /* y[m] = conv(x, weight[m]) + bias[m], then ReLU if `relu`.
  *
- * sums: [B][bands][M][2][C], the sum and the sum of squares of what was stored, over each band of `band_rows` rows. */
+ * sums: [B][bands][M][2][C], the sum and the sum of squares of what was stored, over each band of `band_rows` rows.
+ * pooled: [B][C], the mean over the image of the sum over m. */
 TARGET void FN(sk_conv)(const float *x, int M, const int *dilation, const float *const *weight, const float *const *bias,
-                        float *const *y, float *sums, int B, int H, int W, int C, int G, int relu, int band_rows,
-                        int threads) {
+                        float *const *y, float *sums, float *pooled, int B, int H, int W, int C, int G, int relu,
+                        int band_rows, int threads) {
     const int bands = (H + band_rows - 1) / band_rows, block = G < V ? V : G, D = FN(largest)(M, dilation);
     const size_t image = (size_t)H * W * C;
 #pragma omp parallel num_threads(threads)
@@ -245,6 +246,13 @@ TARGET void FN(sk_conv)(const float *x, int M, const int *dilation, const float 
                     }
                     FN(conv_band)(&band, &to);
                 }
+            }
+#pragma omp for
+        for (int b = 0; b < B; b++)
+            for (int c = 0; c < C; c += V) {
+                vec total = {0};
+                for (int k = 0; k < bands * M; k++) total += load(sums + ((size_t)b * bands * M + k) * 2 * C + c);
+                store(pooled + (size_t)b * C + c, total / ((float)H * W));
             }
         free(ring);
     }
@@ -545,26 +553,43 @@ TARGET void FN(sk_grad_sums)(int M, const float *const *y, const float *scale, c
 }
 
 /* From the sums of `parts` parts, [parts][M][2][C], over `count` pixels, to the norms of the branches. The statistics are
- * those of the batch, or running[2 m] and running[2 m + 1], mean and variance, where they are given.
- * means, vars, rstds, scales, shifts: [M][C], where the norm is y * scale + shift. */
+ * those of the batch; or running[2 m] and running[2 m + 1], mean and variance, where `by_batch` is 0. These follow the
+ * batch's by `momentum`, if that is not negative.
+ * means, rstds, scales, shifts: [M][C], where the norm is y * scale + shift. */
 TARGET void FN(sk_statistics)(int M, const float *sums, const float *const *weight, const float *const *bias,
-                              const float *eps, const float *const *running, float *means, float *vars, float *rstds,
-                              float *scales, float *shifts, int parts, int count, int C, int threads) {
-#pragma omp parallel for collapse(2) num_threads(threads) if ((size_t)parts * M * C > SMALL)
+                              const float *eps, const int *by_batch, const float *momentum, float *const *running,
+                              float *means, float *rstds, float *scales, float *shifts, int parts, int count, int C,
+                              int threads) {
+    (void)threads; /* too little to share */
     for (int m = 0; m < M; m++)
-        for (int c = 0; c < C; c++) {
-            double sum = 0, square = 0; /* in double, because the variance is a difference */
+        for (int c = 0; c < C; c += V) {
+            double sum[V] = {0}, square[V] = {0}; /* in double, because the variance is a difference */
             for (int k = 0; k < parts; k++) {
-                sum += sums[((size_t)k * M + m) * 2 * C + c];
-                square += sums[(((size_t)k * M + m) * 2 + 1) * C + c];
+                const float *from = sums + ((size_t)k * M + m) * 2 * C + c;
+                for (int l = 0; l < V; l++) sum[l] += from[l];
+                for (int l = 0; l < V; l++) square[l] += from[C + l];
             }
-            const double average = sum / count, spread = square / count - average * average;
+            vec mean, var, unbiased, rstd;
+            for (int l = 0; l < V; l++) {
+                const double average = sum[l] / count, spread = square[l] / count - average * average;
+                mean[l] = (float)average;
+                var[l] = spread > 0 ? (float)spread : 0;
+            }
+            unbiased = var * ((float)count / (float)(count > 1 ? count - 1 : 1));
+            if (!by_batch[m]) {
+                mean = load(running[2 * m] + c);
+                var = load(running[2 * m + 1] + c);
+            } else if (momentum[m] >= 0) {
+                add_to(running[2 * m] + c, momentum[m] * (mean - load(running[2 * m] + c)));
+                add_to(running[2 * m + 1] + c, momentum[m] * (unbiased - load(running[2 * m + 1] + c)));
+            }
+            for (int l = 0; l < V; l++) rstd[l] = 1 / sqrtf(var[l] + eps[m]);
+            const vec scale = load(weight[m] + c) * rstd;
             const size_t at = (size_t)m * C + c;
-            means[at] = running[2 * m] ? running[2 * m][c] : (float)average;
-            vars[at] = running[2 * m] ? running[2 * m + 1][c] : (float)(spread < 0 ? 0 : spread);
-            rstds[at] = 1 / sqrtf(vars[at] + eps[m]);
-            scales[at] = weight[m][c] * rstds[at];
-            shifts[at] = bias[m][c] - means[at] * scales[at];
+            store(means + at, mean);
+            store(rstds + at, rstd);
+            store(scales + at, scale);
+            store(shifts + at, load(bias[m] + c) - mean * scale);
         }
 }
 
@@ -576,25 +601,27 @@ TARGET void FN(sk_norm_gradients)(int M, const float *sums, const float *attenti
                                   const float *means, const float *rstds, const float *scales, const int *by_batch,
                                   float *p, float *q, float *r, float *s, float *dweight, float *dbias, int B,
                                   int pixels, int C, int threads) {
-#pragma omp parallel for collapse(2) num_threads(threads) if ((size_t)B * M * C > SMALL)
+    (void)threads; /* too little to share */
+    const float share = 1 / (float)pixels;
     for (int m = 0; m < M; m++)
-        for (int c = 0; c < C; c++) {
+        for (int c = 0; c < C; c += V) {
             const size_t at = (size_t)m * C + c;
-            float total = 0, total_y = 0; /* of the gradients after the norm, and of those times y */
+            const vec mean = load(means + at), rstd = load(rstds + at), scale = load(scales + at);
+            vec total = {0}, total_y = {0}; /* of the gradients after the norm, and of those times y */
             for (int b = 0; b < B; b++) {
                 const size_t own = (size_t)b * M * C + at;
-                const float *sum = sums + ((size_t)b * M + m) * 4 * C + c, a = attention[own];
-                const float part = dpooled[(size_t)b * C + c] / (float)pixels;
-                total += a * sum[0] + part * sum[C];
-                total_y += a * sum[2 * C] + part * sum[3 * C];
-                p[own] = scales[at] * a;
-                q[own] = scales[at] * part;
+                const float *sum = sums + ((size_t)b * M + m) * 4 * C + c;
+                const vec a = load(attention + own), part = load(dpooled + (size_t)b * C + c) * share;
+                total += a * load(sum) + part * load(sum + C);
+                total_y += a * load(sum + 2 * C) + part * load(sum + 3 * C);
+                store(p + own, scale * a);
+                store(q + own, scale * part);
             }
-            dbias[at] = total;
-            dweight[at] = (total_y - means[at] * total) * rstds[at];
-            const float share = by_batch[m] ? scales[at] / ((float)B * pixels) : 0;
-            r[at] = -share * rstds[at] * dweight[at];
-            s[at] = -share * total - r[at] * means[at];
+            const vec dw = (total_y - mean * total) * rstd, mine = scale * (by_batch[m] ? share / (float)B : 0);
+            store(dbias + at, total);
+            store(dweight + at, dw);
+            store(r + at, -mine * rstd * dw);
+            store(s + at, mine * (rstd * dw * mean - total));
         }
 }
 

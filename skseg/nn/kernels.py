@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MAX_BRANCHES = 8
 _BAND_ROWS = 16  # rows of a map that a thread takes at a time
-_BANDS = 16  # partial sums of an image
+_PART_PIXELS = 256  # pixels of a partial sum, at least
 _MAX_DILATION = 4
 _SCRATCH = 1 << 17  # floats that a thread keeps in its cache
 
@@ -49,33 +49,48 @@ def disabled() -> Iterator[None]:
         _ENABLED = before
 
 
-def fits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels take an input of a convolution of as many channels in as out.
+def take(conv: nn.Conv2d) -> bool:
+    """Whether the kernels take the weight and the output of a convolution: float32 on the CPU."""
+    return (
+        available()
+        and conv.weight.device.type == "cpu"
+        and conv.weight.dtype is torch.float32
+        and conv.out_channels % LANES == 0
+    )
+
+
+def fits(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether the kernels take what a convolution makes of an input.
 
     They know nothing of types and sizes: what does not match here would be read as it is not.
 
     Args:
-        x: [B, C, H, W], to be float32 on the CPU.
-        weight: of the convolution, its first dimension C, to be alike.
+        x: [B, C, H, W], to be float32 on the CPU, of the convolution's channels.
+        conv: to take it.
     """
     return (
-        available()
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype is weight.dtype is torch.float32
+        take(conv)
+        and x.device.type == "cpu"
+        and x.dtype is torch.float32
         and x.dim() == 4
         and x.numel() > 0
-        and x.shape[1] == weight.shape[0]
-        and x.shape[1] % LANES == 0
+        and x.shape[1] == conv.in_channels
     )
 
 
-def has_conv(channels: int, groups: int, dilations: Sequence[int]) -> bool:
-    """Whether there are kernels for these convolutions too; others are left to torch."""
-    return channels in [g * groups for g in (4, 8, 16, 32)] and max(dilations) <= _MAX_DILATION
+def has_conv(channels: int, groups: int, dilation: int) -> bool:
+    """Whether there are kernels for 3x3 convolutions of as many channels out as in, stride 1.
+
+    Args:
+        channels: in and out, a multiple of `LANES`.
+        groups: of the convolutions.
+        dilation: the largest of the branches.
+    """
+    return channels in [g * groups for g in (4, 8, 16, 32)] and dilation <= _MAX_DILATION
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Reorder a convolution's weight [C, G, 3, 3] as `conv` reads it: [C / LANES, 3, G, 3, LANES]."""
+    """Reorder a weight [C, G, 3, 3] as `conv` reads it: [C / LANES, 3, G, 3, LANES]."""
     c, g = weight.shape[:2]
     packed = weight.new_empty(c // LANES, 3, g, 3, LANES)
     _call("sk_pack", _p(weight), _ints(weight.stride()), _p(packed), c, g)
@@ -88,7 +103,7 @@ def conv(
     dilations: Sequence[int],
     biases: Sequence[Tensor] | None = None,
     relu: bool = False,
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Convolve one input with the 3x3 kernels of every branch, stride 1, same padding.
 
     Args:
@@ -99,28 +114,28 @@ def conv(
         relu: whether a ReLU follows.
 
     Returns:
-        The maps [B, C, H, W], channels last, and sums [B, bands, M, 2, C] over bands of their rows:
-        of the values and of their squares.
+        The maps [B, C, H, W], channels last; sums [B, bands, M, 2, C] over bands of their rows, of
+        the values and of their squares; and the mean over the image of their sum, [B, C].
     """
     b, c, h, w = x.shape
     maps = [torch.empty_like(x) for _ in weights]
     bands = max(-(-h // _BAND_ROWS), min(h, -(-torch.get_num_threads() // b)))
     rows = -(-h // bands)
-    sums = x.new_empty(b, -(-h // rows), len(weights), 2, c)
+    sums, pooled = x.new_empty(b, -(-h // rows), len(weights), 2, c), x.new_empty(b, c)
     _call(
         "sk_conv",
         *(_p(x), len(weights), _ints(dilations), _ps(weights)),
-        *(None if biases is None else _ps(biases), _ps(maps), _p(sums)),
+        *(None if biases is None else _ps(biases), _ps(maps), _p(sums), _p(pooled)),
         *(b, h, w, c, weights[0].shape[2], int(relu), rows),
     )
-    return maps, sums
+    return maps, sums, pooled
 
 
 def sums(maps: Sequence[Tensor]) -> Tensor:
     """Sum maps [B, C, H, W], channels last, and their squares over parts: [B, parts, M, 2, C]."""
     b, c, h, w = maps[0].shape
-    out = maps[0].new_empty(b, _BANDS, len(maps), 2, c)
-    _call("sk_sums", len(maps), _ps(maps), _p(out), b, h * w, c, _BANDS)
+    out = maps[0].new_empty(b, _parts(b, h * w), len(maps), 2, c)
+    _call("sk_sums", len(maps), _ps(maps), _p(out), b, h * w, c, out.shape[1])
     return out
 
 
@@ -129,14 +144,12 @@ class Norms(NamedTuple):
 
     Attributes:
         mean: of the batch, or the running mean of a norm in evaluation.
-        var: likewise, the biased variance.
-        rstd: 1 / sqrt(var + eps).
+        rstd: 1 / sqrt(variance + eps), likewise.
         scale: of map * scale + shift, what the norm does.
         shift: likewise.
     """
 
     mean: Tensor
-    var: Tensor
     rstd: Tensor
     scale: Tensor
     shift: Tensor
@@ -145,33 +158,31 @@ class Norms(NamedTuple):
 def statistics(
     sums: Tensor,
     count: int,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    eps: Sequence[float],
-    running: Sequence[tuple[Tensor, Tensor] | None],
+    norms: Sequence[nn.BatchNorm2d],
+    by_batch: Sequence[bool],
+    momentum: Sequence[float],
 ) -> Norms:
-    """Return what the norms do, of the batch's statistics where there are no running ones.
+    """Return what norms do, and let the running statistics follow those of the batch.
 
     Args:
         sums: [B, parts, M, 2, C], as `conv` and `sums` return them.
         count: pixels of a map, over the batch.
-        weights: [C] of each norm.
-        biases: likewise.
-        eps: of each norm.
-        running: mean and variance [C] of each norm that uses its running ones.
+        norms: affine ones, float32.
+        by_batch: whether each uses the statistics of the batch.
+        momentum: share of the batch's statistics in the new running ones; negative to leave them.
     """
     b, parts, m, _, c = sums.shape
-    norms = Norms(*sums.new_empty(5, m, c))
-    used = (ctypes.c_void_p * (2 * m))()
-    for i, pair in enumerate(running):
-        if pair is not None:
-            used[2 * i], used[2 * i + 1] = pair[0].data_ptr(), pair[1].data_ptr()
+    found = Norms(*sums.new_empty(4, m, c))
+    running = (ctypes.c_void_p * (2 * m))(
+        *(t if t is None else t.data_ptr() for n in norms for t in (n.running_mean, n.running_var))
+    )
     _call(
         "sk_statistics",
-        *(m, _p(sums), _ps(weights), _ps(biases), (ctypes.c_float * m)(*eps), used),
-        *(*map(_p, norms), b * parts, count, c),
+        *(m, _p(sums), _ps([n.weight for n in norms]), _ps([n.bias for n in norms])),
+        *(_floats([n.eps for n in norms]), _ints(by_batch), _floats(momentum), running),
+        *(*map(_p, found), b * parts, count, c),
     )
-    return norms
+    return found
 
 
 def select(
@@ -201,10 +212,11 @@ def select(
 def pool(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
     """Return the mean over the image of the sum of relu(map * scale + shift): [B, C]."""
     b, c, h, w = maps[0].shape
-    sums, pooled = maps[0].new_empty(b, _BANDS, c), maps[0].new_empty(b, c)
+    parts = _parts(b, h * w)
+    sums, pooled = maps[0].new_empty(b, parts, c), maps[0].new_empty(b, c)
     _call(
         "sk_pool",
-        *(len(maps), _ps(maps), _p(scale), _p(shift), _p(sums), _p(pooled), b, h * w, c, _BANDS),
+        *(len(maps), _ps(maps), _p(scale), _p(shift), _p(sums), _p(pooled), b, h * w, c, parts),
     )
     return pooled
 
@@ -217,12 +229,12 @@ def gradient_sums(maps: Sequence[Tensor], norms: Norms, grad: Tensor) -> tuple[T
         [B, M, C].
     """
     b, c, h, w = maps[0].shape
-    parts = maps[0].new_empty(b, _BANDS, len(maps), 4, c)
+    parts = maps[0].new_empty(b, _parts(b, h * w), len(maps), 4, c)
     sums, d_attention = parts.new_empty(b, len(maps), 4, c), parts.new_empty(b, len(maps), c)
     _call(
         "sk_grad_sums",
         *(len(maps), _ps(maps), _p(norms.scale), _p(norms.shift), _p(grad)),
-        *(_p(parts), _p(sums), _p(d_attention), b, h * w, c, _BANDS),
+        *(_p(parts), _p(sums), _p(d_attention), b, h * w, c, parts.shape[1]),
     )
     return sums, d_attention
 
@@ -330,11 +342,19 @@ def backward(
     rows = max(_BAND_ROWS // 2, min(h, _SCRATCH // (m * w * block) - 2 * max(dilations)))
     d_x = torch.empty_like(x) if wants[0] else None
     d_weights = [
-        torch.empty_strided((splits, *w.shape), (w.numel(), *w.stride())) for w in weights if wants[1]
+        torch.empty_strided((splits, *w.shape), (w.numel(), *w.stride()))
+        for w in weights
+        if wants[1]
     ]
     _call(
         "sk_backward",
-        *(_p(x), m, _ints(dilations), _ps(weights), _ints([s for w in weights for s in w.stride()])),
+        *(
+            _p(x),
+            m,
+            _ints(dilations),
+            _ps(weights),
+            _ints([s for w in weights for s in w.stride()]),
+        ),
         *(_ps(maps), _p(norms.scale), _p(norms.shift), _p(grad), *map(_p, found[:4])),
         *(None if d_x is None else _p(d_x), _ps(d_weights) if d_weights else None),
         *(b, h, w, c, g, splits, rows),
@@ -342,6 +362,11 @@ def backward(
     if not wants[1]:
         return d_x, [None] * m
     return d_x, [d[0] if splits == 1 else d.sum(0) for d in d_weights]
+
+
+def _parts(batch: int, pixels: int) -> int:
+    """Partial sums of an image: enough for all threads, few enough to cost nothing themselves."""
+    return max(1, min(16, pixels // _PART_PIXELS), -(-torch.get_num_threads() // batch))
 
 
 def _call(name: str, *args: object) -> None:
@@ -359,3 +384,7 @@ def _ps(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 def _ints(values: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
     return (ctypes.c_int * len(values))(*values)
+
+
+def _floats(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
+    return (ctypes.c_float * len(values))(*values)

@@ -4,11 +4,11 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from skseg.errors import UserError
 from skseg.nn import kernels
-from skseg.nn.fused import fits_kernels, paths_of
+from skseg.nn.fused import fits_convolutions, fits_kernels, paths_of
 from skseg.nn.sk import SKConv2d, pooled_sum, weighted_sum
 
 _TOLERANCE = 1e-9  # of the largest output, in float64
@@ -30,17 +30,17 @@ class FoldedSKConv2d(nn.Module):
         super().__init__()
         assert unit.attn is not None
         self.paths, self.attn = unit.paths, unit.attn
+        if isinstance(self.attn.bn, nn.BatchNorm1d) and self.attn.bn.running_mean is not None:
+            self.attn.fc_reduce = fuse_linear_bn_eval(self.attn.fc_reduce, self.attn.bn)
+            self.attn.bn = nn.Identity()
         self.split_input, self.pool_window = unit.split_input, unit.pool_window
         self.fits_kernels = fits_kernels(unit)
         convs = [path.conv for path in paths_of(unit)]
+        self.has_conv = self.fits_kernels and kernels.take(convs[0]) and fits_convolutions(convs)
         self.dilations = [conv.dilation[0] for conv in convs]
-        self.groups = convs[0].groups
         biases = torch.stack([conv.bias.detach() for conv in convs if conv.bias is not None])
         self.register_buffer("biases", biases, persistent=False)
         self.register_buffer("ones", torch.ones_like(biases), persistent=False)
-        self.has_conv = self.fits_kernels and kernels.has_conv(
-            unit.out_channels, self.groups, self.dilations
-        )
         packed = [kernels.pack(conv.weight) for conv in convs] if self.has_conv else []
         self.register_buffer("packed", torch.stack(packed or [biases]), persistent=False)
 
@@ -60,20 +60,20 @@ class FoldedSKConv2d(nn.Module):
 
     @torch.jit.unused
     def _fits(self, x: Tensor) -> bool:
-        weight = paths_of(self)[0].conv.weight
-        return kernels.fits(x, weight) and not torch.is_autocast_enabled("cpu")
+        return kernels.fits(x, paths_of(self)[0].conv) and not torch.is_autocast_enabled("cpu")
 
     @torch.jit.unused
     def _on_kernels(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         if self.has_conv:  # bias, ReLU and pooling on the convolutions' way
-            maps, sums = kernels.conv(x, [*self.packed], self.dilations, [*self.biases], relu=True)
-            pooled = sums[:, :, :, 0].sum((1, 2)) / (x.shape[2] * x.shape[3])
+            maps, _, pooled = kernels.conv(
+                x, [*self.packed], self.dilations, [*self.biases], relu=True
+            )
             return kernels.select(maps, self.attn(pooled).contiguous(), in_place=True)
         # torch's convolutions; bias and ReLU wait for the passes that read the maps anyway
         maps = [
-            torch.conv2d(x, path.conv.weight, None, 1, d, d, self.groups)
-            for path, d in zip(paths_of(self), self.dilations, strict=True)
+            torch.conv2d(x, c.weight, None, c.stride, c.padding, c.dilation, c.groups)
+            for c in [path.conv for path in paths_of(self)]
         ]
         maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]
         attention = self.attn(kernels.pool(maps, self.ones, self.biases)).contiguous()
