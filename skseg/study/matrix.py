@@ -55,7 +55,7 @@ class Study:
             command that `prepare`s it.
         arms: for each arm the values, by dotted key, that set it apart.
         primary: the two arms of the one comparison that the study was planned for, the treatment
-            first.
+            first; none for a study that only looks.
         primary_seeds: seeds, from 0, of these two.
         others: further pairs to compare.
         seeds: seeds of all other arms.
@@ -68,13 +68,18 @@ class Study:
     fit: str
     data: dict[str, str]
     arms: dict[str, dict[str, Any]]
-    primary: list[str]
-    primary_seeds: int
+    primary: list[str] = field(default_factory=list)
+    primary_seeds: int = 0
     others: list[list[str]] = field(default_factory=list)
     seeds: int = 5
     decoders: list[str] = field(default_factory=lambda: ["fpn"])
     set: dict[str, Any] = field(default_factory=dict)
     keep_checkpoints: list[str] = field(default_factory=list)
+
+    @property
+    def pair(self) -> list[str]:
+        """The pair to show in detail: the primary one, or the first of the others if any."""
+        return self.primary or next(iter(self.others), [])
 
     @cached_property
     def _fit_config(self) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     """
     content = _read_yaml(path)
     known = {f.name for f in fields(Study)}
-    missing = {"question", "fit", "data", "arms", "primary", "primary_seeds"} - content.keys()
+    missing = {"question", "fit", "data", "arms"} - content.keys()
     if missing or content.keys() - known:
         unknown = ", ".join(sorted(content.keys() - known))
         raise UserError(
@@ -129,11 +134,13 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     study = Study(**content)
     study = replace(study, set={**study.set, **(changes or {})})
-    for pair in (study.primary, *study.others):
+    for pair in (*[study.primary] * bool(study.primary), *study.others):
         if len(pair) != 2 or not set(pair) <= study.arms.keys():
             raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")
-    if study.primary_seeds < 2:
+    if study.primary and study.primary_seeds < 2:
         raise UserError(f"{path}: primary_seeds must be 2 or more: one seed has no spread")
+    if study.primary_seeds and not study.primary:
+        raise UserError(f"{path}: primary_seeds without a primary comparison")
     if strangers := set(study.keep_checkpoints) - study.arms.keys():
         raise UserError(f"{path}: keep_checkpoints: no arm {', '.join(sorted(strangers))}")
     if {"name", "split"} - study.data.keys():

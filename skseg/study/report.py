@@ -54,6 +54,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
     primaries = {
         (name, decoder): _compare(rows, study.primary, decoder)
         for name, (study, rows) in studies.items()
+        if study.primary
         for decoder in study.decoders
     }
     complete = {
@@ -70,7 +71,8 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         summary = summarize(study, rows, p_values, len(complete))
         (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         plot_arms(study, rows).savefig(folder / "arms.png")
-        plot_differences(study, rows).savefig(folder / "differences.png")
+        if study.pair:
+            plot_differences(study, rows).savefig(folder / "differences.png")
         (folder / "report.md").write_text(markdown(study, summary), encoding="utf-8")
         written.append(folder / "report.md")
         index += [f"## [{study.question}]({name}/report.md)", ""]
@@ -113,22 +115,23 @@ def summarize(
         tests: number of primary tests that it is corrected for.
 
     Returns:
-        `arms` with mean and deviation of each score, `primary` and `others` as `Comparison`s,
-        `classes`, `sizes` and `boundaries` of the primary pair, and `conclusions` in words. Scores
-        are in percent, differences in points.
+        `arms` with mean and deviation of each score, `primary` (None if there is none) and
+        `others` as `Comparison`s, `classes`, `sizes` and `boundaries` of the study's `pair`, and
+        `conclusions` in words. Scores are in percent, differences in points.
     """
     record: dict[str, Any] = {"question": study.question, "runs": len(rows), "decoders": {}}
     record["hours"] = round(sum(float(row["seconds"]) for row in rows) / 3600, 1)
     conclusions = []
     for decoder in study.decoders:
         arms = {arm: _arm(rows, arm, decoder) for arm in study.arms}
-        primary = _compare(rows, study.primary, decoder)
         # Simultaneous intervals: all others cover their true difference with 95 %.
         level = 1 - _ALPHA / max(1, len(study.others))
         others = [(pair, _compare(rows, pair, decoder, level=level)) for pair in study.others]
+        primary = _compare(rows, study.primary, decoder) if study.primary else None
         record["decoders"][decoder] = {
             "arms": arms,
-            "primary": {
+            "primary": primary
+            and {
                 "pair": study.primary,
                 **asdict(primary),
                 "planned_pairs": study.primary_seeds,
@@ -139,11 +142,15 @@ def summarize(
             "classes": _by(rows, study, decoder, "iou/"),
             "sizes": _by(rows, study, decoder, "size/"),
             "boundaries": {
-                key: asdict(_compare(rows, study.primary, decoder, key))
+                key: asdict(_compare(rows, study.pair, decoder, key))
                 for key in ("boundary_miou", "boundary_mean_f")
+                if study.pair
             },
         }
-        conclusions.append(conclude(study, decoder, primary, p_values[decoder], tests))
+        if primary:
+            conclusions.append(conclude(study, decoder, primary, p_values[decoder], tests))
+        else:
+            conclusions.append(look(decoder, arms, others))
     record["conclusions"] = conclusions
     return record
 
@@ -158,7 +165,7 @@ def _arm(rows: Sequence[Row], arm: str, decoder: str) -> dict[str, Any]:
 
 def _by(rows: Sequence[Row], study: Study, decoder: str, prefix: str) -> dict[str, dict[str, Any]]:
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
-    found = {key: _compare(rows, study.primary, decoder, key) for key in keys}
+    found = {key: _compare(rows, study.pair, decoder, key) for key in keys if study.pair}
     return {key.removeprefix(prefix): asdict(f) for key, f in found.items() if f.pairs}
 
 
@@ -200,6 +207,30 @@ def conclude(
     return f"{what}{verdict} {spread}"
 
 
+def look(
+    decoder: str,
+    arms: Mapping[str, Mapping[str, Any]],
+    others: Sequence[tuple[Sequence[str], Comparison]],
+) -> str:
+    """Say what a study shows that planned no comparison."""
+    text = f"Under {decoder} no comparison was planned, so this is to look at, not a test."
+    done = {name: arm for name, arm in arms.items() if arm["seeds"]}
+    if done:
+        best = max(done, key=lambda name: done[name]["miou"])
+        text += (
+            f" The highest mean mIoU is {best}'s, {done[best]['miou']:.2f} over "
+            f"{done[best]['seeds']} seed(s); {len(done)} of {len(arms)} arms have runs."
+        )
+    apart = [
+        f"{first} - {second} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
+        for (first, second), found in others
+        if found.interval and (found.interval[0] > 0 or found.interval[1] < 0)
+    ]
+    if others:
+        text += " Comparisons whose interval leaves out zero: " + (", ".join(apart) or "none") + "."
+    return text
+
+
 def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     """Write the report of a study."""
     lines = [f"# {study.question}", ""]
@@ -223,7 +254,9 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
         lines += _others(record["others"])
-        first, second = study.primary
+        if not study.pair:
+            continue
+        first, second = study.pair
         lines += [
             f"## {first} - {second}, by class, size of object and at boundaries",
             "",
@@ -248,7 +281,7 @@ def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:
     level = 100 * found[0]["confidence"]
     lines = ["## Other comparisons", ""]
     lines += [
-        f"Planned with few seeds, so with intervals alone: of {level:.1f} % each, so that all "
+        f"With few seeds, so with intervals alone: of {level:.1f} % each, so that all "
         f"{len(found)} cover with 95 %.",
         "",
         "| comparison | pairs | difference, points | interval |",
@@ -278,7 +311,7 @@ def _number(value: float | None) -> str:
 
 
 def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
-    """Draw each run's mIoU by arm, with lines between the primary pair's equal seeds."""
+    """Draw each run's mIoU by arm, with lines between the equal seeds of a primary pair."""
     figure = Figure(figsize=(1.6 + 1.0 * len(study.arms), 3.6 * len(study.decoders)), dpi=100)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(study.decoders), 1, squeeze=False)[:, 0]
@@ -293,9 +326,9 @@ def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
             if values:
                 mean = fmean(values.values())
                 axis.hlines(mean, place - 0.25, place + 0.25, color="black", lw=2)
-        first, second = (scores(rows, arm, decoder) for arm in study.primary)
-        for seed in first.keys() & second.keys():
-            axis.plot([0, 1], [first[seed], second[seed]], color="tab:blue", lw=0.6, alpha=0.4)
+        pair = [scores(rows, arm, decoder) for arm in study.primary]
+        for seed in set.intersection(*map(set, pair)) if pair else ():
+            axis.plot([0, 1], [found[seed] for found in pair], color="tab:blue", lw=0.6, alpha=0.4)
         axis.set_xticks(range(len(order)), order, rotation=20, ha="right")
         axis.set_xlim(-0.6, len(order) - 0.4)
         axis.set_ylabel("mIoU, %")
@@ -305,14 +338,14 @@ def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
 
 
 def plot_differences(study: Study, rows: Sequence[Row]) -> Figure:
-    """Draw the primary difference by class and by size of object, with intervals."""
+    """Draw the difference of the study's pair by class and by size, with intervals."""
     groups = {"iou/": "by class, IoU", "size/": "by size of object, mIoU"}
     figure = Figure(figsize=(10, 4.4 * len(study.decoders)), dpi=100, layout="constrained")
     axes = figure.subplots(len(study.decoders), 2, squeeze=False)
     for line, decoder in zip(axes, study.decoders, strict=True):
         for axis, (prefix, title) in zip(line, groups.items(), strict=True):
             _plot_intervals(axis, _by(rows, study, decoder, prefix))
-            axis.set_title(f"{' - '.join(study.primary)}, {title}, {decoder}", fontsize=10)
+            axis.set_title(f"{' - '.join(study.pair)}, {title}, {decoder}", fontsize=10)
             axis.set_xlabel("points, 95 % interval over seeds")
     return figure
 

@@ -118,6 +118,32 @@ def test_tests_of_several_studies_are_corrected_for_their_number(tmp_path: Path)
     assert all(f"({name}/report.md)" in index for name in ("one", "two", "three"))
 
 
+def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: Path) -> None:
+    config, _ = write_study(tmp_path, "kernels")
+    content = yaml.safe_load(config.read_text())
+    del content["primary"], content["primary_seeds"]
+    config.write_text(yaml.safe_dump(content | {"seeds": 6}))
+    study = read_study(config)
+    table = tmp_path / "results" / "kernels" / "runs.csv"
+    write_rows(study, table, 3.0)
+    (report,) = write_reports([config], tmp_path / "results")
+    text = report.read_text()
+    assert "no comparison was planned" in text
+    assert "The highest mean mIoU is sk's, 43.00 over 6 seed(s); 3 of 3 arms" in text
+    assert "zero: sk - plain (" in text
+    assert "wide - plain (" not in text
+    assert "## sk - plain, by class" in text
+    assert "better" not in text
+    record = json.loads((report.parent / "summary.json").read_text())["decoders"]["fpn"]
+    assert record["primary"] is None
+    planned, study = write_study(tmp_path, "streets")
+    write_rows(study, tmp_path / "results" / "streets" / "runs.csv", 2.0)
+    assert "Holm" not in write_reports([config, planned], tmp_path / "results")[1].read_text()
+    config.write_text(yaml.safe_dump(content | {"others": []}))
+    (report,) = write_reports([config], tmp_path / "results")
+    assert "by class" not in report.read_text()
+
+
 def test_reports_of_nothing(tmp_path: Path) -> None:
     config, _ = write_study(tmp_path, "streets")
     assert write_reports([config], tmp_path) == []
