@@ -131,10 +131,13 @@ def build_model(
         settings["decoder_channels"] = _UNET_CHANNELS[-depth:]
     is_file = encoder_weights is not None and is_path(encoder_weights)
     packaged = encoder_name in LITE_ENCODERS and encoder_weights == "imagenet"
+    from_hub: str | bool | None = None if is_file or packaged else encoder_weights
+    if encoder_name.startswith("tu-") and from_hub == "imagenet":
+        from_hub = True  # smp reads from the encoder's name which weights these are
     try:
         model = accepted.model(
             encoder_name=encoder_name,
-            encoder_weights=None if is_file or packaged else encoder_weights,
+            encoder_weights=from_hub,
             in_channels=in_channels,
             classes=classes,
             **settings | decoder,

@@ -35,8 +35,8 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
 
     Args:
         configs: the studies' YAML files.
-        results: folder with NAME/runs.csv for each; gets NAME/report.md, NAME/summary.json,
-            NAME/*.png and README.md.
+        results: folder with NAME/runs.csv for each, and NAME/attention where `scripts/attention.py`
+            has put its results; gets NAME/report.md, NAME/summary.json, NAME/*.png and README.md.
 
     Returns:
         The reports' paths.
@@ -73,7 +73,8 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         plot_arms(study, rows).savefig(folder / "arms.png")
         if study.pair:
             plot_differences(study, rows).savefig(folder / "differences.png")
-        (folder / "report.md").write_text(markdown(study, summary), encoding="utf-8")
+        text = markdown(study, summary) + "\n".join(_attention(folder / "attention"))
+        (folder / "report.md").write_text(text, encoding="utf-8")
         written.append(folder / "report.md")
         index += [f"## [{study.question}]({name}/report.md)", ""]
         index += [*summary["conclusions"], ""]
@@ -273,6 +274,24 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
         ]
     lines += ["Made by `python scripts/study.py --report` from `runs.csv`.", ""]
     return "\n".join(lines)
+
+
+def _attention(folder: Path) -> list[str]:
+    """Sum up what `scripts/attention.py` found in a study's networks, if it was run."""
+    if not (folder / "attention.json").is_file():
+        return []
+    record = json.loads((folder / "attention.json").read_text(encoding="utf-8"))
+    lines = [
+        "",
+        "## Attention",
+        "",
+        f"Of {record['networks']} networks on {record['images']} images ({record['interval']}), by "
+        "`python scripts/attention.py`; more in [attention](attention).",
+        "",
+    ]
+    for claim in record["claims"].values():
+        lines.append(f'- "{claim["claim"]}": {claim["verdict"]}; {claim["numbers"]}.')
+    return [*lines, "", "![growth](attention/growth.png)", ""]
 
 
 def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:

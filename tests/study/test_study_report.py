@@ -75,6 +75,21 @@ def test_the_conclusion_follows_from_the_numbers(tmp_path: Path, gain: float, wo
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_attention_of_its_networks_is_summed_up(tmp_path: Path) -> None:
+    config, study = write_study(tmp_path, "streets")
+    folder = tmp_path / "results" / "streets"
+    write_rows(study, folder / "runs.csv", 2.0)
+    (report,) = write_reports([config], tmp_path / "results")
+    assert "Attention" not in report.read_text()
+    claim = {"claim": "larger for larger", "verdict": "neither", "numbers": "up in 50 %"}
+    record = {"networks": 6, "images": 9, "interval": "95 %", "claims": {"larger": claim}}
+    (folder / "attention").mkdir()
+    (folder / "attention" / "attention.json").write_text(json.dumps(record))
+    text = write_reports([config], tmp_path / "results")[0].read_text()
+    assert "Of 6 networks on 9 images (95 %)" in text
+    assert '- "larger for larger": neither; up in 50 %.' in text
+
+
 def test_a_class_that_never_occurs_does_not_decide(tmp_path: Path) -> None:
     """One run has taken some pixel for it: a class of IoU 0 in the benchmark's mean."""
     one = {"arm": "sk", "decoder": "fpn", "seed": "0", "miou": "0.5", "iou/a": "0.4"}
