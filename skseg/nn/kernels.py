@@ -342,19 +342,14 @@ def backward(
     rows = max(_BAND_ROWS // 2, min(h, _SCRATCH // (m * w * block) - 2 * max(dilations)))
     d_x = torch.empty_like(x) if wants[0] else None
     d_weights = [
-        torch.empty_strided((splits, *w.shape), (w.numel(), *w.stride()))
-        for w in weights
+        torch.empty_strided((splits, *weight.shape), (weight.numel(), *weight.stride()))
+        for weight in weights
         if wants[1]
     ]
+    strides = _ints([stride for weight in weights for stride in weight.stride()])
     _call(
         "sk_backward",
-        *(
-            _p(x),
-            m,
-            _ints(dilations),
-            _ps(weights),
-            _ints([s for w in weights for s in w.stride()]),
-        ),
+        *(_p(x), m, _ints(dilations), _ps(weights), strides),
         *(_ps(maps), _p(norms.scale), _p(norms.shift), _p(grad), *map(_p, found[:4])),
         *(None if d_x is None else _p(d_x), _ps(d_weights) if d_weights else None),
         *(b, h, w, c, g, splits, rows),

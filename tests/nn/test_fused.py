@@ -243,6 +243,19 @@ def test_other_dtypes_run_on_torch(dtype: torch.dtype) -> None:
         assert not is_fusable(SKConv2d(32, groups=8), torch.randn(2, 32, 8, 8))
 
 
+def test_norms_of_another_dtype_and_padding_run_on_torch() -> None:
+    x = torch.randn(2, 32, 8, 8)
+    for part, change in (
+        ("bn", lambda bn: bn.double()),
+        ("conv", lambda conv: setattr(conv, "padding_mode", "reflect")),
+        ("conv", lambda conv: setattr(conv, "padding", "same")),
+    ):
+        unit = SKConv2d(32, groups=8)
+        assert is_fusable(unit, x)
+        change(getattr(unit.paths[1], part))
+        assert not is_fusable(unit, x)
+
+
 def test_any_memory_format_and_slices() -> None:
     torch.manual_seed(0)
     unit = SKConv2d(32, groups=8).eval()
