@@ -281,13 +281,16 @@ def test_imagenet_comes_from_the_hub(hub: Path, original: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", ["sknet50", "resnet18", "tu-resnet10t"])
-def test_without_a_network_the_error_says_what_to_do(name: str, hub: Path) -> None:
+def test_without_a_network_the_error_says_what_to_do(
+    name: str, hub: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     with pytest.raises(UserError, match="neither cached nor to be downloaded") as error:
         skseg.build_model("fpn", name, "imagenet")
     assert "give the file's path" in str(error.value)
     assert ("huggingface.co/timm/skresnext50_32x4d.ra_in1k" in str(error.value)) == (
         name == "sknet50"
     )
+    assert not [w for w in recwarn if "encoder_weights" in str(w.message)]
 
 
 def test_timm_finds_the_weights_of_these_names(hub: Path) -> None:
