@@ -234,7 +234,7 @@ def fit(args: list[str] | None = None) -> int:
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         seed_everything_default=0,
-        parser_kwargs={"allow_abbrev": False},
+        parser_kwargs={"allow_abbrev": False, "usage": "%(prog)s --config FILE [--KEY VALUE ...]"},
         trainer_defaults={"use_distributed_sampler": False, "max_epochs": 10},
     )
     cli.datamodule.trainer = cli.trainer  # knows the number of devices
