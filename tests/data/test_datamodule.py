@@ -198,7 +198,7 @@ def test_lightning_tells_the_sampler_the_epoch(camvid_root, tmp_path):
 
 
 def alive():
-    """Bytes that Python, NumPy and tensors hold; the process's own figure has the allocator's too."""
+    """Bytes that Python, NumPy and tensors hold; a process also keeps what its allocator spares."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
     return tracemalloc.get_traced_memory()[0] + sum(t.untyped_storage().nbytes() for t in tensors)

@@ -2,9 +2,11 @@
 
 import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from norms import randomize_norms
@@ -310,3 +312,37 @@ def test_a_unit_is_saved_and_loaded() -> None:
     other.load_state_dict(torch.load(file, weights_only=True))
     x = torch.randn(1, 32, 8, 8)
     assert torch.equal(unit(x), other(x))
+
+
+def shards() -> tuple[SKConv2d, tuple[torch.Tensor, ...]]:
+    torch.manual_seed(0)
+    unit = SKConv2d(32, groups=4, fuse_norm="layer")
+    return unit, torch.randn(6, 32, 11, 9).chunk(2)
+
+
+def gradients(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    module(x).square().sum().backward()
+    return [p.grad.clone() for p in module.parameters()]
+
+
+def train_in_one_of_two_processes(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    unit, parts = shards()
+    if rank == 1:  # DDP gives process 0's to all
+        nn.init.zeros_(unit.paths[0].conv.weight)
+    parallel = nn.parallel.DistributedDataParallel(unit)
+    assert is_fusable(unit, parts[rank])
+    torch.save(gradients(parallel, parts[rank]), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_have_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(train_in_one_of_two_processes, (tmp_path,), nprocs=2)
+    unit, parts = shards()
+    with kernels.disabled():
+        alone = [gradients(copy.deepcopy(unit), part) for part in parts]
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for gradient, *expected in zip(found, *alone, strict=True):
+            assert relative(gradient, torch.stack(expected).double().mean(0)) < 1e-5
