@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from skseg.errors import UserError
+from skseg.inference import InferenceSettings
 
 _IDENTITY = ("arm", "decoder", "seed", "digest")
 Row = dict[str, str]
@@ -61,6 +62,7 @@ class Study:
         seeds: seeds of all other arms.
         decoders: `model.arch` of the runs.
         set: values, by dotted key, of all runs.
+        scales: factors on the sides of the scored images; probabilities of several are averaged.
         keep_checkpoints: arms whose checkpoints stay after the evaluation.
     """
 
@@ -74,6 +76,7 @@ class Study:
     seeds: int = 5
     decoders: list[str] = field(default_factory=lambda: ["fpn"])
     set: dict[str, Any] = field(default_factory=dict)
+    scales: list[float] = field(default_factory=lambda: [1.0])
     keep_checkpoints: list[str] = field(default_factory=list)
 
     @property
@@ -95,13 +98,15 @@ class Study:
     def run(self, arm: str, decoder: str, seed: int) -> Run:
         """Return one run with its identity."""
         arguments = {**self.set, "model.arch": decoder, **self.arms[arm]}
-        identity = {
+        identity: dict[str, Any] = {
             "fit": self._fit_config,
             "arguments": arguments,
             "seed": seed,
             # Where the data lie is the machine's affair, what they are is the study's.
             "data": {key: value for key, value in self.data.items() if key != "root"},
         }
+        if self.scales != [1.0]:  # rows of studies that name no scales keep their digest
+            identity["scales"] = self.scales
         text = json.dumps(identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return Run(arm, decoder, seed, arguments, digest)
@@ -145,6 +150,10 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
         raise UserError(f"{path}: keep_checkpoints: no arm {', '.join(sorted(strangers))}")
     if {"name", "split"} - study.data.keys():
         raise UserError(f"{path}: data needs a name and a split")
+    try:
+        InferenceSettings(scales=tuple(study.scales))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return study
 
 

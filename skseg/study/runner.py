@@ -129,6 +129,7 @@ class Runner:
             "evaluate",
             *("--ckpt_path", checkpoint, "--data.name", data["name"], "--data.root", self.root),
             *("--split", data["split"], "--num_workers", 0, "--output", folder / "evaluation"),
+            *("--scales", *self.study.scales),
         )
         record = json.loads((folder / "evaluation" / "evaluation.json").read_text())
         row = _row(run, folder, record, time.monotonic() - start)

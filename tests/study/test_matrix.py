@@ -9,6 +9,7 @@ from running import REPOSITORY
 from skseg.errors import UserError
 from skseg.study.matrix import add_row, check_rows, pending, read_rows, read_study
 
+STUDIES = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
 CONTENT = {
     "question": "Does it help?",
     "fit": str(REPOSITORY / "configs" / "streets.yaml"),
@@ -66,8 +67,9 @@ def test_more_of_a_study_leaves_what_is_done(tmp_path: Path) -> None:
         {"arms": {k: v for k, v in CONTENT["arms"].items() if k != "c"}, "others": []},
         {"data": CONTENT["data"] | {"split": "test"}},
         {"fit": str(REPOSITORY / "configs" / "camvid.yaml")},
+        {"scales": [0.5]},
     ],
-    ids=["set", "arm", "fewer arms", "split", "fit"],
+    ids=["set", "arm", "fewer arms", "split", "fit", "scales"],
 )
 def test_rows_of_another_version_are_refused(tmp_path: Path, change: dict) -> None:
     rows = [row(run) for run in read_study(write(tmp_path / "s.yaml")).runs()]
@@ -113,12 +115,20 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
         ({"others": [["a"]]}, "a comparison is of two of the arms"),
         ({"keep_checkpoints": ["x"]}, "keep_checkpoints: no arm x"),
         ({"data": {"name": "streets"}}, "data needs a name and a split"),
+        ({"scales": [0]}, "--scales is"),
+        ({"scales": []}, "--scales is"),
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=rf"s\.yaml: {message}") as error:
         read_study(write(tmp_path / "s.yaml", **changes))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", STUDIES, ids=lambda path: path.stem)
+def test_rows_that_are_committed_are_of_their_config(config: Path) -> None:
+    rows = REPOSITORY / "docs" / "results" / config.stem / "runs.csv"
+    check_rows(read_study(config), read_rows(rows), rows)
 
 
 def test_no_config_at_all(tmp_path: Path) -> None:

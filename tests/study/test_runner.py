@@ -1,5 +1,6 @@
 """A tiny study through the real commands: interrupted, broken, locked, and gone on with."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def write(folder: Path, root: Path, **changes: object) -> Path:
         },
         "primary": ["sk", "sum"],
         "primary_seeds": 2,
+        "scales": [0.5],
     }
     config.write_text(yaml.safe_dump(content | changes))
     return config
@@ -68,6 +70,8 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     rows = read_rows(table)
     assert [r["arm"] for r in rows] == ["sk", "sk", "sum", "sum"]
     assert before.splitlines()[1] in table.read_text()
+    scored = tmp_path / "runs" / "sk-fpn-0" / "evaluation" / "evaluation.json"
+    assert json.loads(scored.read_text())["inference"]["scales"] == [0.5]
     assert not (tmp_path / "runs" / "sk-fpn-0" / "checkpoints").exists()
     assert (tmp_path / "runs" / "sum-fpn-0" / "checkpoints" / "last.ckpt").is_file()
     assert "points of mIoU (95 % interval" in (tmp_path / "results" / "README.md").read_text()
