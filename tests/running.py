@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+STUDIES = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
 
 
 def run_script(name: str, *args: object) -> subprocess.CompletedProcess[str]:

@@ -234,12 +234,13 @@ def look(
 
 def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     """Write the report of a study."""
+    at = f" at {', '.join(f'{s:g}' for s in study.scales)} of its size" * (study.scales != [1.0])
     lines = [f"# {study.question}", ""]
     lines += [
         f"{summary['runs']} runs, {summary['hours']} hours of runs, pauses included. All arms have "
         f"the same schedule, augmentation and seeds (`{study.fit}`); weights are the last epoch's; "
-        f"scores are of {study.data['name']}'s {study.data['split']} split, in percent. What is "
-        "concluded holds for networks of this size, this schedule and these data.",
+        f"scores are of {study.data['name']}'s {study.data['split']} split{at}, in percent. "
+        "What is concluded holds for networks of this size, this schedule and these data.",
         "",
     ]
     for decoder, record in summary["decoders"].items():

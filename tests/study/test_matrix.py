@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import REPOSITORY
+from running import REPOSITORY, STUDIES
 
 from skseg.errors import UserError
 from skseg.study.matrix import add_row, check_rows, pending, read_rows, read_study
 
-STUDIES = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
 CONTENT = {
     "question": "Does it help?",
     "fit": str(REPOSITORY / "configs" / "streets.yaml"),

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from running import REPOSITORY, run_script
+from running import REPOSITORY, STUDIES, run_script
 
 from skseg.study.matrix import read_rows
 
-STUDIES = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
 SMALL = {
     "data.batch_size": 2,
     "data.crop_size": [64, 64],

@@ -165,3 +165,13 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
     done = run_script("study")
     assert done.returncode == 2
     assert "--config" in done.stderr
+
+
+def test_a_report_says_at_what_size_it_scored(tmp_path: Path) -> None:
+    config, _ = write_study(tmp_path, "streets")
+    for scales, words in ([1.0], "val split, in percent"), ([0.5], "split at 0.5 of its size, in"):
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"scales": scales}))
+        results = tmp_path / f"{scales}"
+        write_rows(read_study(config), results / "streets" / "runs.csv", 1.0)
+        (report,) = write_reports([config], results)
+        assert words in report.read_text()
