@@ -43,6 +43,12 @@ def parse(args: list[str] | None) -> argparse.Namespace:
         type=int,
         help="side in pixels of what is shown around an object; half an image's shorter side",
     )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="factor on the sides of images, as the networks were trained for (default: 1)",
+    )
     parser.add_argument("--max_images", type=int, help="look at so many, evenly spread")
     parser.add_argument("--pictures", type=int, default=6, help="images in images.png (default: 6)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
@@ -56,10 +62,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
     tasks = [load_model(path) for path in args.ckpt_path]
     spec = get_dataset(args.name, args.root)
     root = args.root or Path("data") / args.name
-    seen = observe(tasks, spec, root, args.split, args.growth, args.window, args.max_images)
+    seen = observe(
+        tasks, spec, root, args.split, args.growth, args.window, args.max_images, args.scale
+    )
     record = {
         "data": args.name,
         "split": args.split,
+        "scale": args.scale,
         "checkpoints": [str(path) for path in args.ckpt_path],
         **attention_record(seen, tasks[0].class_names, args.seed),
     }

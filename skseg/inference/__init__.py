@@ -9,6 +9,7 @@ that logits take memory by its width and the window's height, not by its area.
 from skseg.inference.logits import Network, normalize, padded_side, predict_logits
 from skseg.inference.predict import Prediction, predict, predict_bands
 from skseg.inference.settings import InferenceSettings, add_inference_flags, inference_settings
+from skseg.inference.views import resize
 
 __all__ = [
     "InferenceSettings",
@@ -21,4 +22,5 @@ __all__ = [
     "predict",
     "predict_bands",
     "predict_logits",
+    "resize",
 ]

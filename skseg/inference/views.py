@@ -75,7 +75,8 @@ class View:
     ) -> None:
         self.network = network
         self.height, self.width = picture.shape[:2]
-        self.picture = _resize(picture, scale)
+        sides = (max(1, round(side * scale)) for side in picture.shape[:2])
+        self.picture = resize(picture, *sides)
         self.mirrored = mirrored
         self.precision = settings.precision
         height, width = self.picture.shape[:2]
@@ -149,10 +150,10 @@ class View:
             return self.network(image)[0].float()
 
 
-def _resize(picture: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Scale [H, W, 3] uint8: bilinear to enlarge, area averages to shrink."""
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
     if (height, width) == picture.shape[:2]:
         return picture
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    shrinks = height * width < picture.shape[0] * picture.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(picture, (width, height), interpolation=how), dtype=np.uint8)

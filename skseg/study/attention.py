@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from skseg.data import DatasetSpec, Pair
 from skseg.data.streets import STREETS
 from skseg.errors import UserError
 from skseg.evaluation import best_device, check_classes
-from skseg.inference import normalize, padded_side
+from skseg.inference import InferenceSettings, normalize, padded_side, predict
 from skseg.nn import Unit, attention_units, record_attention
 from skseg.report import Image, Sample, shrink
 from skseg.study.targets import (
     Target,
     blurred_targets,
     cropped_targets,
+    growth_blurs,
     read_split,
     redrawn_targets,
     still_targets,
@@ -108,7 +109,7 @@ def find_units(model: nn.Module) -> list[Unit]:
 
 def read_attention(
     task: SegmentationTask, pictures: Sequence[Image], units: Sequence[Unit]
-) -> tuple[list[Floats], Image]:
+) -> list[Floats]:
     """Run pictures of one size through a network.
 
     Args:
@@ -118,14 +119,18 @@ def read_attention(
 
     Returns:
         The attention [B, M, C] of each unit, that of units which attend by region averaged over
-        the regions; and class indices [B, H, W].
+        the regions.
     """
     batch = torch.cat([normalize(p, task.mean, task.std, task.device) for p in pictures])
     with torch.inference_mode(), record_attention(task.model) as recorded:
-        predicted = task(batch).argmax(1).to(torch.uint8)
+        task(batch)
+    return _of_units(recorded, units)
+
+
+def _of_units(recorded: dict[str, Tensor], units: Sequence[Unit]) -> list[Floats]:
+    """Attention [B, M, C] by unit, averaged over regions where there are such."""
     read = [recorded[unit.name].float() for unit in units]
-    read = [a.flatten(3).mean(3) if a.ndim > 3 else a for a in read]
-    return [a.cpu().numpy() for a in read], predicted.cpu().numpy()
+    return [(a.flatten(3).mean(3) if a.ndim > 3 else a).cpu().numpy() for a in read]
 
 
 class _Reader:
@@ -144,7 +149,7 @@ class _Reader:
             return
         windows = [window for target in targets for window in target.windows]
         parts = [
-            read_attention(self.task, windows[i : i + _BATCH], self.units)[0]
+            read_attention(self.task, windows[i : i + _BATCH], self.units)
             for i in range(0, len(windows), _BATCH)
         ]
         read = [
@@ -171,6 +176,7 @@ def observe(
     growing: Growing | None = None,
     side: int | None = None,
     max_images: int | None = None,
+    scale: float = 1.0,
 ) -> Observations:
     """Show networks the objects of a split as they are, growing, and whole images.
 
@@ -181,9 +187,11 @@ def observe(
         split: one of its splits.
         growing: "redraw" draws scenes again with the central object grown, "crop" crops and
             enlarges, as the paper does; None redraws where the scenes are drawn ones.
-        side: of the windows around objects, in pixels; half an image's shorter side, rounded up to
-            what the network takes, when None.
+        side: of the windows around objects, in pixels of the scaled image; half its shorter side,
+            rounded up to what the network takes, when None.
         max_images: how many images to look at, evenly spread over the split; all when None.
+        scale: factor on the sides of the images, for networks that were trained on smaller ones.
+            Sizes of objects are those on the image as it is.
 
     Raises:
         UserError: networks without SK units or with different ones, other classes than the data
@@ -198,23 +206,28 @@ def observe(
     units = _that_run(tasks[0], units)
     pairs = _spread(spec.pairs(root, split), max_images)
     growing = _check_growing(growing, spec, root)
-    side = _check_side(side, tasks[0], spec, pairs[0])
+    if not 0 < scale < float("inf"):
+        raise UserError(f"--scale is above 0, got {scale:g}")
+    side = _check_side(side, tasks[0], spec, pairs[0], scale)
     still = [_Reader(task, units) for task in tasks]
     grown = [_Reader(task, units) for task in tasks]
     blurred = [_Reader(task, units) for task in tasks]
     whole = []
     for i, (pair, image, mask) in enumerate(
-        track(read_split(spec, pairs, side), "attention", len(pairs), transient=True)
+        track(read_split(spec, pairs, side, scale), "attention", len(pairs), transient=True)
     ):
-        _add(still, i, still_targets(image, mask, side))
+        _add(still, i, still_targets(image, mask, side, scale))
         if growing == "redraw":
-            _add(grown, i, redrawn_targets(root, split, pair.name, side))
+            _add(grown, i, redrawn_targets(root, split, pair.name, side, scale))
         else:
-            _add(grown, i, cropped_targets(image, mask, side))
-            _add(blurred, i, blurred_targets(image, mask, side))
-        read, predicted = read_attention(tasks[0], [image], units)
-        sample = shrink(Sample(pair.name, image, mask, predicted[0]), 512)
-        whole.append(Whole(sample, np.stack([a[0].mean(1) for a in read])))
+            _add(grown, i, cropped_targets(image, mask, side, scale))
+            if growth_blurs(scale):
+                _add(blurred, i, blurred_targets(image, mask, side, scale))
+        with record_attention(tasks[0].model) as recorded:
+            predicted = predict(tasks[0], image, InferenceSettings(scales=(scale,))).indices
+        sample = shrink(Sample(pair.name, image, mask, predicted), 512)
+        weights = [a[0].mean(1) for a in _of_units(recorded, units)]
+        whole.append(Whole(sample, np.stack(weights)))
     if not still[0].targets:
         raise UserError(f"{root}, split {split!r}: no object of 16x16 pixels or more")
     if not grown[0].targets:
@@ -223,7 +236,7 @@ def observe(
             f"window of {side} pixels; give a larger --window"
         )
     names = [pair.name for pair in pairs]
-    control = [reader.result() for reader in blurred] if growing == "crop" else None
+    control = [reader.result() for reader in blurred] if blurred[0].targets else None
     as_is, growth = ([reader.result() for reader in readers] for readers in (still, grown))
     return Observations(units, growing, side, names, as_is, growth, control, whole)
 
@@ -259,10 +272,13 @@ def _check_growing(growing: Growing | None, spec: DatasetSpec, root: Path) -> Gr
     return growing
 
 
-def _check_side(side: int | None, task: SegmentationTask, spec: DatasetSpec, first: Pair) -> int:
+def _check_side(
+    side: int | None, task: SegmentationTask, spec: DatasetSpec, first: Pair, scale: float
+) -> int:
     multiple, minimum = task.input_rule
     if side is None:
-        return padded_side(min(spec.read_mask(first.mask).shape) // 2, task.input_rule)
+        half = int(min(spec.read_mask(first.mask).shape) * scale) // 2
+        return padded_side(half, task.input_rule)
     if side < minimum or side % multiple:
         raise UserError(
             f"--window {side}: the network takes multiples of {multiple}, from {minimum} on"

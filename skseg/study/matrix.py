@@ -153,7 +153,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     try:
         InferenceSettings(scales=tuple(study.scales))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
     return study
 
 

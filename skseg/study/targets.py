@@ -11,6 +11,7 @@ from skseg.contract import VOID
 from skseg.data import LABEL_IDS, DatasetSpec, Pair, read_pair
 from skseg.data.streets import Growth, redraw
 from skseg.errors import UserError
+from skseg.inference import resize
 from skseg.metrics.objects import SIDES
 from skseg.report import Image
 
@@ -78,51 +79,55 @@ def window_around(box: tuple[int, int, int, int], side: int, shape: tuple[int, .
     return slice(first_row, first_row + side), slice(first_column, first_column + side)
 
 
-def still_targets(image: Image, mask: Image, side: int) -> list[Target]:
-    """Show every object of a picture as it is, in a window of `side` pixels around it."""
+def still_targets(image: Image, mask: Image, side: int, scale: float = 1.0) -> list[Target]:
+    """Show every object as it is on the scaled picture, in a window of `side` pixels around it."""
     return [
-        Target(thing.label, _size(thing.area), [image[window_around(thing.box, side, mask.shape)]])
+        Target(thing.label, _size(thing.area), [_show(image, thing.box, side, scale)])
         for thing in find_things(mask)
     ]
 
 
-def cropped_targets(image: Image, mask: Image, side: int) -> list[Target]:
+def cropped_targets(image: Image, mask: Image, side: int, scale: float = 1.0) -> list[Target]:
     """Show objects growing by cropping and resizing, as the paper does.
 
-    At factor f the window around the object has 1/f of `side`, and is enlarged (bilinear) to
-    `side`. So the surroundings grow too, and enlarged pictures are less sharp. Objects that do not
-    fit into the smallest window are left out: they would be cut, not grow.
+    At factor f the window around the object is what has `side` pixels on the picture scaled by f
+    times `scale`. So the surroundings grow too, and are less sharp where that is above 1. Objects
+    that do not fit into the smallest window are left out: they would be cut, not grow.
     """
-    targets = []
-    for thing in find_things(mask):
-        if max(thing.box[2:]) * max(FACTORS) > side:
-            continue
-        windows = []
-        for factor in FACTORS:
-            crop = image[window_around(thing.box, round(side / factor), mask.shape)]
-            resized = cv2.resize(crop, (side, side), interpolation=cv2.INTER_LINEAR)
-            windows.append(np.asarray(resized, np.uint8))
-        targets.append(Target(thing.label, _size(thing.area), windows))
-    return targets
+    return [
+        Target(
+            thing.label,
+            _size(thing.area),
+            [_show(image, thing.box, side, scale * factor) for factor in FACTORS],
+        )
+        for thing in find_things(mask)
+        if max(thing.box[2:]) * scale * max(FACTORS) <= side
+    ]
 
 
-def blurred_targets(image: Image, mask: Image, side: int) -> list[Target]:
+def growth_blurs(scale: float) -> bool:
+    """Say whether `cropped_targets` of pictures scaled so are enlarged beyond their own pixels."""
+    return scale * FACTORS[-1] > 1
+
+
+def blurred_targets(image: Image, mask: Image, side: int, scale: float = 1.0) -> list[Target]:
     """Show the objects of `cropped_targets` as they are, and as blurred as enlarging makes them.
 
-    The control of growth by cropping: the second window is shrunk by the last factor and enlarged
-    again, so nothing in it grows.
+    The control of growth by cropping: the second window is shrunk to the pixels that the last
+    factor's is made of and enlarged again, so nothing in it grows.
     """
-    small = round(side / FACTORS[-1])
+    small = round(side / max(1.0, scale * FACTORS[-1]))
     targets = []
-    for target in cropped_targets(image, mask, side):
+    for target in cropped_targets(image, mask, side, scale):
         sharp = target.windows[0]
-        shrunk = cv2.resize(sharp, (small, small), interpolation=cv2.INTER_AREA)
-        blurred = cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_LINEAR)
-        targets.append(target._replace(windows=[sharp, np.asarray(blurred, np.uint8)]))
+        blurred = resize(resize(sharp, small, small), side, side)
+        targets.append(target._replace(windows=[sharp, blurred]))
     return targets
 
 
-def redrawn_targets(root: Path, split: str, name: str, side: int) -> list[Target]:
+def redrawn_targets(
+    root: Path, split: str, name: str, side: int, scale: float = 1.0
+) -> list[Target]:
     """Show the central object of a drawn scene growing, everything around it unchanged.
 
     The scene is drawn again with the one object larger, about the point where it stands; nothing
@@ -140,7 +145,7 @@ def redrawn_targets(root: Path, split: str, name: str, side: int) -> list[Target
         own = (scene.instance_ids == instance).astype(np.uint8)
         left, top, *extent = cv2.boundingRect(own)
         area = int(own.sum())
-        if area < SMALLEST or max(extent) * max(FACTORS) > side:
+        if area < SMALLEST or max(extent) * scale * max(FACTORS) > side:
             continue
         label = list(LABEL_IDS.values()).index(instance // 1000)
         thing = Thing(label, area, (top, left, extent[1], extent[0]))
@@ -153,26 +158,33 @@ def redrawn_targets(root: Path, split: str, name: str, side: int) -> list[Target
     left, top, columns, rows = cv2.boundingRect(
         (scenes[-1].instance_ids == instance).astype(np.uint8)
     )
-    window = window_around((top, left, rows, columns), side, (height, width))
-    images = [drawn.image[window] for drawn in scenes]
+    box = (top, left, rows, columns)
+    images = [_show(drawn.image, box, side, scale) for drawn in scenes]
     return [Target(thing.label, _size(thing.area), images)]
 
 
 def read_split(
-    spec: DatasetSpec, pairs: list[Pair], side: int
+    spec: DatasetSpec, pairs: list[Pair], side: int, scale: float = 1.0
 ) -> Iterator[tuple[Pair, Image, Image]]:
     """Yield each pair with its image and mask.
 
     Raises:
-        UserError: a file cannot be read, or a picture is smaller than a window.
+        UserError: a file cannot be read, or a scaled picture is smaller than a window.
     """
     for pair in pairs:
         image, mask = read_pair(spec, pair)
-        if min(mask.shape) < side:
+        if min(mask.shape) < round(side / scale):
+            scaled = "" if scale == 1 else f" before it is scaled by {scale:g}"
             raise UserError(
                 f"--window {side}: {pair.image} has only {mask.shape[1]}x{mask.shape[0]} pixels"
+                f"{scaled}"
             )
         yield pair, image, mask
+
+
+def _show(image: Image, box: tuple[int, int, int, int], side: int, scale: float) -> Image:
+    """Cut a square about a box that has `side` pixels once it is scaled."""
+    return resize(image[window_around(box, round(side / scale), image.shape)], side, side)
 
 
 def _size(area: int) -> int:

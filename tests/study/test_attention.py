@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,15 +20,25 @@ from skseg.data.streets.objects import _draw_grown
 from skseg.data.streets.place import Draw, Place
 from skseg.encoders import SKSettings
 from skseg.errors import UserError
+from skseg.inference import resize
 from skseg.nn import SKConv2d, Unit
 from skseg.nn.sk import SKAttention
-from skseg.study.attention import Attention, Observations, find_units, observe, read_attention
+from skseg.study.attention import (
+    Attention,
+    Growing,
+    Observations,
+    find_units,
+    observe,
+    read_attention,
+)
 from skseg.study.attention_record import attention_record, describe_rise, estimate, judge
 from skseg.study.attention_results import check_output
 from skseg.study.targets import (
     FACTORS,
+    blurred_targets,
     cropped_targets,
     find_things,
+    growth_blurs,
     redrawn_targets,
     still_targets,
     window_around,
@@ -77,8 +88,7 @@ def test_attention_is_read_as_it_is(window: int | None) -> None:
     pooled = follow_brightness(task)
     pictures = list(np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8))
     units = find_units(task.model)
-    read, predicted = read_attention(task, pictures, units)
-    assert predicted.shape == (3, 64, 96)
+    read = read_attention(task, pictures, units)
     for a, features in zip(read, pooled, strict=True):
         assert features.ndim == (4 if window else 2)
         known = expit(features.numpy().reshape(*features.shape[:2], -1)).mean(2)
@@ -123,6 +133,26 @@ def test_cropped_objects_grow_and_large_ones_are_left_out() -> None:
     for area, factor in zip(areas, FACTORS, strict=True):
         assert area == pytest.approx(24 * 20 * factor**2, rel=0.05)
     assert len(still_targets(image, mask, 96)) == 2
+
+
+def test_targets_of_a_scaled_picture() -> None:
+    """At half the size a window holds twice as much, and growth by 2 is the picture's pixels."""
+    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+    mask = np.zeros((160, 200), np.uint8)
+    mask[64:88, 80:100] = 5
+    _, thing = still_targets(image, mask, 64, 0.5)
+    assert (thing.label, thing.size) == (5, 1)  # sizes are those of the picture as it is
+    halved = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(thing.windows[0], halved[38 - 32 : 38 + 32, 45 - 32 : 45 + 32])
+    (grown,) = cropped_targets(image, mask, 64, 0.5)
+    np.testing.assert_array_equal(grown.windows[0], thing.windows[0])
+    np.testing.assert_array_equal(grown.windows[-1], image[76 - 32 : 76 + 32, 90 - 32 : 90 + 32])
+    assert not growth_blurs(0.5)
+    for scale in (0.75, 1.0, 1.5):
+        assert growth_blurs(scale)
+        (control,) = blurred_targets(image, mask, 96, scale)
+        sharp, blurred = (window.astype(int) for window in control.windows)
+        assert np.abs(np.diff(blurred, axis=1)).mean() < 0.8 * np.abs(np.diff(sharp, axis=1)).mean()
 
 
 @pytest.mark.parametrize("draw", [vehicles.car, people.person, people.cyclist])
@@ -312,6 +342,8 @@ def test_the_script_writes_all(run_dir: Path, streets_root: Path, tmp_path: Path
         ({"side": 96}, "has only 128x64 pixels"),
         ({"side": 32}, "give a larger --window"),
         ({"max_images": 0}, "at least 1"),
+        ({"scale": 0.0}, "--scale is above 0"),
+        ({"scale": 0.5, "side": 64}, "before it is scaled by 0.5"),
         ({"encoder": "sknet_tiny_plain"}, "no SK unit"),
         ({"sk": SKSettings(branches=[[3], [3, 1]])}, "no SK unit"),
     ],
@@ -337,6 +369,25 @@ def test_units_that_a_shallow_decoder_leaves_out_are_left_out(
     task.class_names = list(get_dataset("streets").classes.names)
     seen = observe([task], get_dataset("streets"), root, "val")
     assert {unit.stage for unit in seen.units} == {"encoder.layer1", "encoder.layer2"}
+
+
+@pytest.mark.parametrize("growing", ["crop", "redraw"])
+def test_images_are_seen_at_the_scale(growing: Growing, tmp_path: Path) -> None:
+    root, spec = tmp_path / "streets", get_dataset("streets")
+    draw_dataset(root, train=1, val=2, height=128, width=256, seed=3, workers=0)
+    task = task_of()
+    seen = observe([task], spec, root, "val", growing, side=64, scale=0.5)
+    assert seen.blurred is None
+    for pair, whole in zip(spec.pairs(root, "val"), seen.whole, strict=True):
+        halved = resize(read_image(pair.image), 64, 128)
+        read = read_attention(task, [halved], seen.units)
+        np.testing.assert_allclose(whole.weights, [a[0].mean(1) for a in read], rtol=1e-6)
+        assert whole.sample.prediction.shape == (128, 256)
+    whole_size = observe([task], spec, root, "val", growing, side=64)
+    assert len(seen.still[0].image) == len(whole_size.still[0].image)
+    np.testing.assert_array_equal(seen.still[0].size, whole_size.still[0].size)
+    assert not np.allclose(seen.still[0].weights, whole_size.still[0].weights)
+    assert len(seen.grown[0].image) >= len(whole_size.grown[0].image)  # more of them fit
 
 
 def test_networks_must_be_alike(streets_root: Path) -> None:
