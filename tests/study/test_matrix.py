@@ -114,8 +114,8 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
         ({"others": [["a"]]}, "a comparison is of two of the arms"),
         ({"keep_checkpoints": ["x"]}, "keep_checkpoints: no arm x"),
         ({"data": {"name": "streets"}}, "data needs a name and a split"),
-        ({"scales": [0]}, "yaml: scales is"),
-        ({"scales": []}, "yaml: scales is"),
+        ({"scales": [0]}, "scales is"),
+        ({"scales": []}, "scales is"),
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, changes: dict, message: str) -> None:
