@@ -625,6 +625,74 @@ TARGET void FN(sk_norm_gradients)(int M, const float *sums, const float *attenti
         }
 }
 
+/* Where a map of any strides lies, [4]: batch, channel, row and column, in floats. */
+struct FN(map) {
+    const float *at;
+    const int *strides;
+    int H, W;
+};
+
+/* Copies row y of V channels of an image, or of the n that there are, to row[W][V]; zeros outside the image. */
+INLINE void FN(copy_row)(const struct FN(map) *map, int b, int c, int n, int y, float *row) {
+    const int *s = map->strides;
+    const float *from = map->at + (ptrdiff_t)b * s[0] + (ptrdiff_t)c * s[1] + (ptrdiff_t)y * s[2];
+    if (y < 0 || y >= map->H) memset(row, 0, (size_t)map->W * V * sizeof(float));
+    else if (s[1] == 1 && n == V)
+        for (int q = 0; q < map->W; q++) store(row + q * V, load(from + (ptrdiff_t)q * s[3]));
+    else
+        for (int l = 0; l < n; l++)
+            for (int q = 0; q < map->W; q++) row[q * V + l] = from[(ptrdiff_t)l * s[1] + (ptrdiff_t)q * s[3]];
+}
+
+/* Adds to sums[K] the products of n pixels of g, an even number, with those of x that each tap of a row meets. */
+INLINE void FN(correlate)(const float *g, const float *x, int n, int stride, int d, const int K, vec *sums) {
+    vec acc[2][9] = {{{0}}}; /* two sums a tap, so that additions wait less */
+    for (int q = 0; q < n; q += 2)
+        UNROLL for (int h = 0; h < 2; h++) {
+            const vec of_g = load(g + (q + h) * V);
+            UNROLL for (int k = 0; k < K; k++) acc[h][k] += of_g * load(x + ((q + h) * stride + k * d) * V);
+        }
+    UNROLL for (int k = 0; k < K; k++) sums[k] += acc[0][k] + acc[1][k];
+}
+
+/* The gradient [C][K][K] of the weight of a depthwise convolution, K 3, 5, 7 or 9. Channels are lanes, and C any number.
+ * Rows of x are gathered, with the zeros that pad them, in a ring of as many as the kernel reaches over. */
+TARGET void FN(sk_depthwise_grad)(const float *x, const int *x_strides, const float *grad, const int *grad_strides,
+                                  float *dw, int B, int C, int H, int W, int out_H, int out_W, int K, int stride,
+                                  int dilation, int top, int left, int threads) {
+    const struct FN(map) in = {x, x_strides, H, W}, out = {grad, grad_strides, out_H, out_W};
+    const int reach = (K - 1) * dilation, n = out_W + out_W % 2, last = (n - 1) * stride + reach;
+    const size_t cols = left + W > last ? left + W : last + 1;
+#pragma omp parallel num_threads(threads)
+    {
+        float *ring = calloc(((reach + 1) * cols + n) * V, sizeof(float)), *g = ring + (reach + 1) * cols * V;
+#pragma omp for
+        for (int c = 0; c < C; c += V) {
+            const int lanes = C - c < V ? C - c : V;
+            vec sums[9 * 9] = {{0}};
+            for (int b = 0; b < B; b++)
+                for (int y = 0, next = 0; y < out_H; y++) {
+                    const int first = y * stride;
+                    for (next = next > first ? next : first; next <= first + reach; next++)
+                        FN(copy_row)(&in, b, c, lanes, next - top, ring + (next % (reach + 1) * cols + left) * V);
+                    FN(copy_row)(&out, b, c, lanes, y, g);
+                    for (int k = 0; k < K; k++) {
+                        const float *row = ring + (first + k * dilation) % (reach + 1) * cols * V;
+                        switch (K) {
+                        case 3: FN(correlate)(g, row, n, stride, dilation, 3, sums + k * K); break;
+                        case 5: FN(correlate)(g, row, n, stride, dilation, 5, sums + k * K); break;
+                        case 7: FN(correlate)(g, row, n, stride, dilation, 7, sums + k * K); break;
+                        case 9: FN(correlate)(g, row, n, stride, dilation, 9, sums + k * K); break;
+                        }
+                    }
+                }
+            for (int k = 0; k < K * K; k++)
+                for (int l = 0; l < lanes; l++) dw[(size_t)(c + l) * K * K + k] = sums[k][l];
+        }
+        free(ring);
+    }
+}
+
 #undef vec
 #undef load
 #undef store

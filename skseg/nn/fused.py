@@ -27,10 +27,65 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H', W']."""
-        x = self.conv(x)
+        # TorchScript reads nested conditions only, so not one `if`.
+        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
+            x = convolve(self.conv, x)
+        else:
+            x = self.conv(x)
         x = self.bn(x)
         x = self.act(x)
         return x
+
+
+@torch.jit.unused
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """Run a convolution, a depthwise one such that its weight's gradient is the kernels'."""
+    if (
+        type(conv) is nn.Conv2d
+        and conv.bias is None
+        and conv.weight.requires_grad
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and kernels.fits_depthwise(x, conv)
+        and not _has_hooks(conv)
+    ):
+        out: Tensor = _DepthwiseConv.apply(x, conv.weight, conv)
+        return out
+    mapped: Tensor = conv(x)
+    return mapped
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    """A depthwise convolution whose weight's gradient is the kernels'."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.conv = conv
+        return conv(x)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wants = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        return (*_conv_backward(x, weight, ctx.conv, grad, wants), None)
+
+
+def _has_hooks(*modules: nn.Module) -> bool:
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+
+
+def _conv_backward(
+    x: Tensor, weight: Tensor, conv: nn.Conv2d, grad: Tensor, wants: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of a convolution's input and weight, None where not wanted."""
+    own = wants[1] and kernels.fits_depthwise(x, conv)
+    d_x, d_weight, _ = torch.ops.aten.convolution_backward(
+        *(grad, x, weight, None, conv.stride, conv.padding, conv.dilation),
+        *(False, [0, 0], conv.groups, [wants[0], wants[1] and not own, False]),
+    )
+    return d_x, kernels.depthwise_gradient(x, grad, conv) if own else d_weight
 
 
 def paths_of(unit: nn.Module) -> list[ConvNormAct]:
@@ -87,10 +142,8 @@ def is_fusable(unit: "SKConv2d", x: Tensor) -> bool:
         and path.bn.weight.dtype is torch.float32
         and path.conv.bias is None
         for path in paths_of(unit)
-    ) and not any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        for path in paths_of(unit)
-        for module in (path, path.conv, path.bn, path.act)
+    ) and not _has_hooks(
+        *(m for path in paths_of(unit) for m in (path, path.conv, path.bn, path.act))
     )
 
 
@@ -180,12 +233,9 @@ def _torch_backward(
     d_x: Tensor | None = None
     d_weights: list[Tensor | None] = []
     for d_map, weight, conv in zip(d_maps, weights, convs, strict=True):
-        part, d_weight, _ = torch.ops.aten.convolution_backward(
-            *(d_map, x, weight, None, conv.stride, conv.padding, conv.dilation),
-            *(False, [0, 0], conv.groups, [*wants, False]),
-        )
+        part, d_weight = _conv_backward(x, weight, conv, d_map, wants)
         d_weights.append(d_weight)
-        d_x = part if d_x is None else d_x.add_(part)
+        d_x = part if d_x is None or part is None else d_x.add_(part)
     return d_x, d_weights
 
 

@@ -14,6 +14,7 @@ MAX_BRANCHES = 8
 _BAND_ROWS = 16  # rows of a map that a thread takes at a time
 _PART_PIXELS = 256  # pixels of a partial sum, at least
 _MAX_DILATION = 4
+_DEPTHWISE_KERNELS = (3, 5, 7, 9)
 _SCRATCH = 1 << 17  # floats that a thread keeps in its cache
 
 
@@ -34,8 +35,12 @@ _ENABLED = os.environ.get("SKSEG_KERNELS", "1") != "0"
 
 
 def available() -> bool:
-    """Whether the kernels were built, suit this CPU and are switched on."""
-    return _LIBRARY is not None and _ENABLED
+    """Whether the kernels were built, suit this CPU and are switched on.
+
+    Not while torch.jit traces, which follows torch's operations alone.
+    """
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return _LIBRARY is not None and _ENABLED and not tracing
 
 
 @contextmanager
@@ -357,6 +362,50 @@ def backward(
     if not wants[1]:
         return d_x, [None] * m
     return d_x, [d[0] if splits == 1 else d.sum(0) for d in d_weights]
+
+
+def fits_depthwise(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether `depthwise_gradient` takes what a convolution makes of an input.
+
+    Args:
+        x: [B, C, H, W], to be float32 on the CPU, of the convolution's channels.
+        conv: to be depthwise, with a square kernel of 3 to 9 taps a side.
+    """
+    return (
+        available()
+        and all(t.device.type == "cpu" and t.dtype is torch.float32 for t in (x, conv.weight))
+        and conv.groups == conv.in_channels == conv.out_channels
+        and conv.kernel_size[0] == conv.kernel_size[1] in _DEPTHWISE_KERNELS
+        and conv.stride[0] == conv.stride[1]
+        and conv.dilation[0] == conv.dilation[1]
+        and not isinstance(conv.padding, str)
+        and conv.padding_mode == "zeros"
+        and x.dim() == 4
+        and x.shape[1] == conv.in_channels
+        and 0 < x.numel() < 2**31  # strides are passed as ints
+    )
+
+
+def depthwise_gradient(x: Tensor, grad: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return the gradient of a depthwise convolution's weight, [C, 1, K, K].
+
+    Torch's takes 10 to 30 times as long with kernels of 5 or more taps a side, see
+    docs/performance.md.
+
+    Args:
+        x: [B, C, H, W] float32, of any strides, the convolution's input.
+        grad: [B, C, H', W'] float32, of any strides, the gradient of its output.
+        conv: for which `fits_depthwise`.
+    """
+    b, c, h, w = x.shape
+    d_weight = torch.empty(conv.weight.shape)
+    _call(
+        "sk_depthwise_grad",
+        *(_p(x), _ints(x.stride()), _p(grad), _ints(grad.stride()), _p(d_weight)),
+        *(b, c, h, w, *grad.shape[2:], conv.kernel_size[0], conv.stride[0], conv.dilation[0]),
+        *conv.padding,
+    )
+    return d_weight
 
 
 def _parts(batch: int, pixels: int) -> int:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from norms import randomize_norms
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from skseg.nn import SKConv2d, kernels, optimize_for_inference, record_attention
-from skseg.nn.fused import is_fusable
+from skseg.nn.fused import convolve, is_fusable
 
 needs_kernels = pytest.mark.skipif(
     not kernels.available(), reason="the kernels are not built or do not suit this CPU"
@@ -71,6 +71,93 @@ def test_convolutions_and_their_gradients(
         assert relative(maps[m], expected[m]) < 1e-5
         assert relative(d_weights[m], leaves[m].grad) < 1e-5
         assert relative(sums.sum(1)[:, m, 1], expected[m].square().sum((2, 3))) < 1e-5
+
+
+@given(
+    kernel=st.sampled_from([3, 5, 7, 9]),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    lanes=st.sampled_from([8, 16] if kernels.LANES == 16 else [8]),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 37), st.integers(1, 30), st.integers(1, 30)),
+    formats=st.tuples(*[st.sampled_from([torch.contiguous_format, torch.channels_last])] * 2),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_gradient_of_a_depthwise_weight(
+    kernel, stride, dilation, padding, lanes, shape, formats, seed
+) -> None:
+    reach = (kernel - 1) * dilation
+    assume(all(side + 2 * p > reach for side, p in zip(shape[2:], padding, strict=True)))
+    torch.manual_seed(seed)
+    channels = shape[1]
+    conv = nn.Conv2d(
+        channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False
+    )
+    x = torch.randn(shape).contiguous(memory_format=formats[0])
+    exact = copy.deepcopy(conv).double()
+    out = exact(x.double())
+    grad = torch.randn(out.shape).contiguous(memory_format=formats[1])
+    out.backward(grad.double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "LANES", lanes)
+        assert kernels.fits_depthwise(x, conv)
+        found = kernels.depthwise_gradient(x, grad, conv)
+    assert found.shape == conv.weight.shape
+    assert (found - exact.weight.grad).abs().max() < 1e-4  # of sums of up to 2700 products
+
+
+@pytest.mark.parametrize("select", ["attention", "mean"])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.ReLU6, nn.SiLU])
+def test_a_depthwise_unit_and_all_gradients_equal_torch(act: type, select: str) -> None:
+    """Two branches of a converted network: of the fused unit, and of one that is not."""
+    torch.manual_seed(0)
+    unit = SKConv2d(
+        *(32, 32, 2),
+        **{"groups": 32, "branches": [(5,), (7,)], "fuse_norm": "layer"},
+        **{"act_layer": act, "select": select},
+    )
+    randomize_norms(unit)
+    x = torch.randn(3, 32, 20, 17)
+    grad = torch.randn(3, 32, 10, 9)
+    grads = {}
+    for kind in ("kernels", "torch"):
+        own, leaf = copy.deepcopy(unit), x.clone().requires_grad_()
+        if kind == "torch":
+            own, leaf = own.double(), x.double().requires_grad_()
+        own(leaf).backward(grad.to(leaf))
+        grads[kind] = [leaf.grad, *(p.grad for p in own.parameters())]
+    for value, expected in zip(grads["kernels"], grads["torch"], strict=True):
+        assert relative(value, expected) < 2e-4
+
+
+def test_what_is_not_depthwise_or_is_watched_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = kernels.depthwise_gradient
+    monkeypatch.setattr(
+        kernels, "depthwise_gradient", lambda *args: calls.append(1) or original(*args)
+    )
+
+    def count(conv: nn.Conv2d, x: torch.Tensor) -> int:
+        calls.clear()
+        convolve(conv, x).sum().backward()
+        return len(calls)
+
+    x = torch.randn(2, 8, 9, 9)
+    assert count(nn.Conv2d(8, 8, 5, groups=8, bias=False), x) == 1
+    assert count(nn.Conv2d(8, 8, 5, groups=8), x) == 0  # a bias
+    assert count(nn.Conv2d(8, 16, 5, groups=8, bias=False), x) == 0
+    assert count(nn.Conv2d(8, 8, (3, 5), groups=8, bias=False), x) == 0
+    assert count(nn.Conv2d(8, 8, 5, padding="same", groups=8, bias=False), x) == 0
+    assert count(nn.Conv2d(8, 8, 5, groups=8, bias=False).double(), x.double()) == 0
+    watched, seen = nn.Conv2d(8, 8, 5, groups=8, bias=False), []
+    watched.register_forward_hook(lambda *args: seen.append(1))
+    assert count(watched, x) == 0
+    assert seen == [1]
+    frozen = nn.Conv2d(8, 8, 5, groups=8, bias=False).requires_grad_(False)
+    assert count(frozen, x.clone().requires_grad_()) == 0
+    with kernels.disabled():
+        assert count(nn.Conv2d(8, 8, 5, groups=8, bias=False), x) == 0
 
 
 # Batches of more than two, since Fuse's batch norm of two vectors magnifies every difference.

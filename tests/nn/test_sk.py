@@ -268,7 +268,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     "kwargs", [{}, {"select": "sum"}, {"split_input": True}, {"pool_window": 4}], ids=str
 )
-def test_compile_export_and_script_agree_with_eager(kwargs: dict) -> None:
+def test_compile_export_script_and_trace_agree_with_eager(kwargs: dict) -> None:
     torch.manual_seed(0)
     unit = SKConv2d(16, groups=4, **kwargs).eval()
     x = torch.randn(2, 16, 9, 7)
@@ -284,7 +284,9 @@ def test_compile_export_and_script_agree_with_eager(kwargs: dict) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         scripted = torch.jit.script(unit)
+        traced = torch.jit.trace(unit, x)
     torch.testing.assert_close(scripted(x), expected)
+    torch.testing.assert_close(traced(x), expected)
 
 
 def test_bf16_autocast_stays_near() -> None:
