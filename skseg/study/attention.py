@@ -81,6 +81,8 @@ class Observations:
         blurred: for growth by cropping, each network's attention to the same objects as they are,
             and blurred as much as enlarging blurs them; else None.
         whole: each image through the first network.
+        everywhere: for each network and unit [I, C], the weight of the largest kernel on whole
+            images.
     """
 
     units: list[Unit]
@@ -91,6 +93,7 @@ class Observations:
     grown: list[Attention]
     blurred: list[Attention] | None
     whole: list[Whole]
+    everywhere: list[list[Floats]]
 
 
 def find_units(model: nn.Module) -> list[Unit]:
@@ -213,6 +216,7 @@ def observe(
     grown = [_Reader(task, units) for task in tasks]
     blurred = [_Reader(task, units) for task in tasks]
     whole = []
+    everywhere: list[list[list[Floats]]] = [[[] for _ in units] for _ in tasks]
     for i, (pair, image, mask) in enumerate(
         track(read_split(spec, pairs, side, scale), "attention", len(pairs), transient=True)
     ):
@@ -223,11 +227,15 @@ def observe(
             _add(grown, i, cropped_targets(image, mask, side, scale))
             if growth_blurs(scale):
                 _add(blurred, i, blurred_targets(image, mask, side, scale))
-        with record_attention(tasks[0].model) as recorded:
-            predicted = predict(tasks[0], image, InferenceSettings(scales=(scale,))).indices
-        sample = shrink(Sample(pair.name, image, mask, predicted), 512)
-        weights = [a[0].mean(1) for a in _of_units(recorded, units)]
-        whole.append(Whole(sample, np.stack(weights)))
+        for task, kept in zip(tasks, everywhere, strict=True):
+            with record_attention(task.model) as recorded:
+                predicted = predict(task, image, InferenceSettings(scales=(scale,))).indices
+            read = [a[0] for a in _of_units(recorded, units)]
+            for of_unit, unit, a in zip(kept, units, read, strict=True):
+                of_unit.append(a[unit.largest])
+            if task is tasks[0]:
+                sample = shrink(Sample(pair.name, image, mask, predicted), 512)
+                whole.append(Whole(sample, np.stack([a.mean(1) for a in read])))
     if not still[0].targets:
         raise UserError(f"{root}, split {split!r}: no object of 16x16 pixels or more")
     if not grown[0].targets:
@@ -238,7 +246,8 @@ def observe(
     names = [pair.name for pair in pairs]
     control = [reader.result() for reader in blurred] if blurred[0].targets else None
     as_is, growth = ([reader.result() for reader in readers] for readers in (still, grown))
-    return Observations(units, growing, side, names, as_is, growth, control, whole)
+    images = [[np.stack(of_unit) for of_unit in kept] for kept in everywhere]
+    return Observations(units, growing, side, names, as_is, growth, control, whole, images)
 
 
 def _that_run(task: SegmentationTask, units: list[Unit]) -> list[Unit]:

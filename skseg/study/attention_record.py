@@ -1,75 +1,16 @@
 """Statistics of attention: means with intervals, and what they say of the article's claims."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from skseg.metrics.objects import BIN_NAMES
 from skseg.nn import Unit
 from skseg.study.attention import Attention, Observations
+from skseg.study.estimates import Values, estimate
 from skseg.study.targets import FACTORS
-
-Values = NDArray[np.float64]
-
-RESAMPLES = 2_000
-
-_TAIL = 0.025  # beyond each end of a 95 % interval
-
-
-class Estimate(NamedTuple):
-    """A value, or an array of such, with the ends of its 95 % interval (None: too few data)."""
-
-    value: Values
-    low: Values | None
-    high: Values | None
-
-    def plain(self) -> dict[str, Any]:
-        """As nested lists."""
-        return {k: None if v is None else v.tolist() for k, v in self._asdict().items()}
-
-
-def estimate(
-    samples: Sequence[NDArray[np.floating[Any]]],
-    seed: int = 0,
-    statistic: Callable[[Values], Values] = lambda means: means,
-) -> Estimate:
-    """Estimate a statistic of the means over images.
-
-    Of one network, how it would vary over other images like these: percentile bootstrap over
-    images. Of several, how it would vary over other networks trained like these: their mean with
-    Student's t interval; networks are what is repeated then, and each one's images are averaged.
-
-    Args:
-        samples: for each network [I, ...], one row an image.
-        seed: of the resamples.
-        statistic: maps means [R, ...] to [R, ...].
-    """
-    flat = [np.asarray(s, np.float64).reshape(len(s), -1) for s in samples]
-    shape = samples[0].shape[1:]
-
-    def of(means: Values) -> Values:
-        return statistic(means.reshape(len(means), *shape))
-
-    if len(samples) > 1:
-        values = np.concatenate([of(f.mean(0, keepdims=True)) for f in flat])
-        half = stats.t.ppf(1 - _TAIL, len(values) - 1) * stats.sem(values)
-        mean = values.mean(0)
-        return Estimate(mean, mean - half, mean + half)
-    (images,) = flat
-    value = of(images.mean(0, keepdims=True))[0]
-    count = len(images)
-    if count < 2:
-        return Estimate(value, None, None)
-    generator = np.random.default_rng(seed)
-    # How often each image is drawn.
-    draws = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    # In parts, for memory: a row has as many numbers as there are channels.
-    resampled = np.concatenate([of(part @ images / count) for part in np.split(draws, 20)])
-    low, high = np.quantile(resampled, (_TAIL, 1 - _TAIL), axis=0)
-    return Estimate(value, low, high)
 
 
 def attention_record(
@@ -89,7 +30,8 @@ def attention_record(
         all of `describe_rise` from the first factor to the last. Where objects grew by cropping it
         also has `blur`, the same for the control whose windows are only blurred, and `beyond_blur`,
         the rise beyond that control's, by image and channel. `claims` says what growth says of the
-        article's claims, and `claims_beyond_blur` what is left of it.
+        article's claims, and `claims_beyond_blur` what is left of it. `variation` says how far the
+        weight of the largest kernel is from the same everywhere, see `describe_variation`.
     """
     units = seen.units
     by_class = {
@@ -115,12 +57,53 @@ def attention_record(
             {"name": u.name, "stage": u.stage, "spans": u.spans, "channels": u.channels}
             for u in units
         ],
+        "variation": describe_variation(seen.everywhere, units, seed),
         "by_class": {name: row for name, row in by_class.items() if row},
         "by_size": {name: row for name, row in by_size.items() if row},
         "growth": growth,
         "claims": judge(growth),
         "claims_beyond_blur": beyond and judge(beyond),
     }
+
+
+def describe_variation(
+    networks: Sequence[Sequence[NDArray[np.floating[Any]]]], units: Sequence[Unit], seed: int = 0
+) -> dict[str, Any]:
+    """Describe how the weight of the largest kernel varies, by stage.
+
+    Attention that selects by what an image holds varies over images; what varies over channels
+    alone is a mixture of kernels that training has fixed.
+
+    Args:
+        networks: for each network and unit, the weight on whole images by channel [I, C].
+        units: by depth.
+        seed: of the bootstrap.
+
+    Returns:
+        For each stage the standard deviation `over_images`, of one channel's weight, averaged over
+        channels (root mean square), and `over_channels`, of their means over images.
+    """
+
+    def over_images(moments: Values) -> Values:
+        variance = moments[:, 1] - moments[:, 0] ** 2
+        return np.asarray(np.sqrt(variance.mean(-1).clip(0)))
+
+    def over_channels(moments: Values) -> Values:
+        return np.asarray(moments[:, 0].std(-1))
+
+    record = {}
+    for stage in dict.fromkeys(unit.stage for unit in units):
+        of_stage = [i for i, unit in enumerate(units) if unit.stage == stage]
+        weights = [
+            np.concatenate([network[i] for i in of_stage], axis=1).astype(np.float64)
+            for network in networks
+        ]
+        moments = [np.stack([w, w**2], axis=1) for w in weights]  # [I, 2, C]
+        record[stage] = {
+            "over_images": estimate(moments, seed, over_images).plain(),
+            "over_channels": estimate(moments, seed, over_channels).plain(),
+        }
+    return record
 
 
 def _still(

@@ -98,6 +98,21 @@ def growth_table(record: dict[str, Any]) -> Table:
     return table
 
 
+def variation_table(record: dict[str, Any]) -> Table:
+    """Tabulate how far attention varies over images and over channels."""
+    table = Table(title="standard deviation of the largest kernel's weight, points")
+    for column in ("stage", "of a channel, over images", "of channels"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, found in record["variation"].items():
+        cells = [
+            f"{100 * found[key]['value']:.2f}{_interval(found[key], 100, '.2f')}"
+            for key in ("over_images", "over_channels")
+        ]
+        table.add_row(stage, *cells)
+    table.caption = f"{record['images']} whole images"
+    return table
+
+
 def _interval(e: dict[str, Any], factor: float, form: str) -> str:
     if e["low"] is None:
         return ""

@@ -31,8 +31,14 @@ from skseg.study.attention import (
     observe,
     read_attention,
 )
-from skseg.study.attention_record import attention_record, describe_rise, estimate, judge
+from skseg.study.attention_record import (
+    attention_record,
+    describe_rise,
+    describe_variation,
+    judge,
+)
 from skseg.study.attention_results import check_output
+from skseg.study.estimates import estimate
 from skseg.study.targets import (
     FACTORS,
     blurred_targets,
@@ -235,7 +241,9 @@ UNITS = [Unit("layer1.0", "layer1", (3, 5), 6), Unit("layer2.0", "layer2", (3, 7
 
 def record_of(*networks: Attention) -> dict:
     names = [str(i) for i in range(20)]
-    seen = Observations(UNITS, "redraw", 64, names, list(networks), list(networks), None, [])
+    everywhere = [[unit[:, 0] for unit in network.largest] for network in networks]
+    known = list(networks)
+    seen = Observations(UNITS, "redraw", 64, names, known, known, None, [], everywhere)
     return attention_record(seen, ["a", "b", "c"])
 
 
@@ -259,6 +267,26 @@ def test_numbers_of_known_attention() -> None:
     np.testing.assert_allclose(change, [[0, 0], [0.0375, 0], [0.075, 0]], atol=1e-12)
     assert [c["verdict"] for c in record["claims"].values()] == ["supported", "supported"]
     json.dumps(record, allow_nan=False)
+
+
+def test_variation_over_images_and_over_channels() -> None:
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(0.3, 0.7, (50, 1)) + rng.normal(0, 0.1, (1, 6)) for _ in UNITS]
+    found = describe_variation([weights], UNITS)
+    for (stage, variation), w in zip(found.items(), weights, strict=True):
+        assert stage in ("layer1", "layer2")
+        expected = {"over_images": w.std(0).mean(), "over_channels": w.mean(0).std()}
+        for key, value in expected.items():
+            estimated = variation[key]
+            assert estimated["value"] == pytest.approx(value)
+            assert estimated["low"] <= value * (1 + 1e-9)
+            assert value <= estimated["high"] * (1 + 1e-9)
+        assert variation["over_images"]["high"] - variation["over_images"]["low"] > 1e-3
+    joined = [Unit("layer1.0", "layer1", (3, 5), 6), Unit("layer1.1", "layer1", (3, 5), 6)]
+    fixed = [np.repeat(rng.uniform(size=(1, 6)), 50, axis=0) for _ in joined]
+    (both,) = describe_variation([fixed, fixed], joined).values()
+    assert both["over_images"]["value"] == pytest.approx(0, abs=1e-7)
+    assert both["over_channels"]["value"] == pytest.approx(np.concatenate(fixed, 1)[0].std())
 
 
 def test_several_networks_are_what_is_repeated() -> None:
@@ -378,11 +406,16 @@ def test_images_are_seen_at_the_scale(growing: Growing, tmp_path: Path) -> None:
     task = task_of()
     seen = observe([task], spec, root, "val", growing, side=64, scale=0.5)
     assert seen.blurred is None
+    seen_images: list[str] = []
     for pair, whole in zip(spec.pairs(root, "val"), seen.whole, strict=True):
         halved = resize(read_image(pair.image), 64, 128)
         read = read_attention(task, [halved], seen.units)
         np.testing.assert_allclose(whole.weights, [a[0].mean(1) for a in read], rtol=1e-6)
         assert whole.sample.prediction.shape == (128, 256)
+        of_image = [unit[len(seen_images)] for unit in seen.everywhere[0]]
+        np.testing.assert_allclose(np.stack([a.mean() for a in of_image]), whole.weights[:, 1])
+        seen_images.append(pair.name)
+    assert seen.images == seen_images
     whole_size = observe([task], spec, root, "val", growing, side=64)
     assert len(seen.still[0].image) == len(whole_size.still[0].image)
     np.testing.assert_array_equal(seen.still[0].size, whole_size.still[0].size)
