@@ -180,3 +180,21 @@ def test_draw_streets_says_what_is_next(tmp_path: Path) -> None:
     done = run_script("draw_streets", *arguments, "--workers", 0)
     assert done.returncode == 0, done.stderr
     assert f"--config configs/streets.yaml --data.root {tmp_path / 's'}" in done.stdout
+
+
+def test_learning_curves_of_runs(run_dir: Path, tmp_path: Path) -> None:
+    done = run_script("learning_curves", run_dir, "--output", tmp_path / "new" / "c.png")
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(tmp_path / "new" / "c.png")).shape == (400, 640, 3)
+    with (tmp_path / "new" / "c.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["steps"]) for row in rows] == [
+        (run_dir.name, "2"),
+        (run_dir.name, "4"),
+    ]
+    assert float(rows[-1]["val_miou"]) == pytest.approx(
+        100 * last_value(run_dir, "val/miou"), abs=0.006
+    )
+    done = run_script("learning_curves", tmp_path, "--output", tmp_path / "c.png")
+    assert done.returncode == 2
+    assert f"{tmp_path} is no run folder" in done.stderr
