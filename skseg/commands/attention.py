@@ -18,7 +18,7 @@ from skseg.study.attention_record import attention_record
 from skseg.study.attention_results import (
     check_output,
     growth_table,
-    variation_table,
+    selection_table,
     write_attention,
 )
 from skseg.task import load_model
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         **attention_record(seen, tasks[0].class_names, args.seed),
     }
     write_attention(output, record, seen, tasks[0], args.pictures)
-    console.print(variation_table(record))
+    console.print(selection_table(record))
     console.print(growth_table(record))
     for claim in record["claims"].values():
         console.print(f"[bold]{claim['verdict']}[/]: {claim['claim']}", soft_wrap=True)

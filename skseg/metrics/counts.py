@@ -41,8 +41,32 @@ class Counts:
 
     def by_class(self) -> NDArray[np.int64]:
         """Return [K, 3]: hits, pixels of truth and of prediction; all that mIoU needs."""
-        matrix = self.confusion
-        return np.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)], axis=1)
+        return by_class(self.confusion)
+
+
+def by_class(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return [K, 3] of a confusion matrix [K, K]: hits, pixels of truth and of prediction."""
+    return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)], axis=1)
+
+
+def count_pixels(
+    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
+) -> NDArray[np.int64]:
+    """Count the confusion matrix [K, K] of one image, truth by row, prediction by column.
+
+    Args:
+        truth: [H, W] class indices, `VOID` where nothing counts.
+        prediction: [H, W] class indices.
+        num_classes: K.
+    """
+    matrix = multiclass_confusion_matrix(
+        torch.from_numpy(prediction).long(),
+        torch.from_numpy(truth).long(),
+        num_classes,
+        ignore_index=VOID,
+        validate_args=False,
+    )
+    return np.asarray(matrix.numpy())
 
 
 def count_image(
@@ -61,15 +85,8 @@ def count_image(
     """
     known = truth != VOID
     seen = np.where(known, prediction, np.uint8(VOID))
-    matrix = multiclass_confusion_matrix(
-        torch.from_numpy(prediction).long(),
-        torch.from_numpy(truth).long(),
-        num_classes,
-        ignore_index=VOID,
-        validate_args=False,
-    )
     return Counts(
-        matrix.numpy(),
+        count_pixels(truth, prediction, num_classes),
         count_bands(truth, seen, num_classes),
         count_contours(truth, seen, num_classes),
         count_objects(truth, seen, num_classes),

@@ -8,6 +8,7 @@ from skseg.nn.sk import (
     FuseNorm,
     Select,
     SKConv2d,
+    fix_attention,
     record_attention,
 )
 from skseg.nn.units import Unit, attention_units
@@ -21,6 +22,7 @@ __all__ = [
     "Select",
     "Unit",
     "attention_units",
+    "fix_attention",
     "optimize_for_inference",
     "record_attention",
 ]

@@ -3,7 +3,7 @@
 Li et al., "Selective Kernel Networks", CVPR 2019, https://arxiv.org/abs/1903.06586, section 3.1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
@@ -338,6 +338,31 @@ def _branch_conv(
 
 
 @contextmanager
+def fix_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Make SK units weigh every image alike while the context is open, for inference.
+
+    Args:
+        model: any module with :class:`SKConv2d` inside, or one itself.
+        weights: by the unit's name in the model, [M, C] for its M branches.
+    """
+
+    def hook_for(fixed: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        def hook(_module: nn.Module, _args: object, attention: Tensor) -> Tensor:
+            shape = (1, *fixed.shape, *[1] * (attention.dim() - 3))
+            return fixed.to(attention).reshape(shape).expand_as(attention)
+
+        return hook
+
+    units = {unit_name: attn for unit_name, attn in _attentions(model) if unit_name in weights}
+    handles = [attn.register_forward_hook(hook_for(weights[n])) for n, attn in units.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Record the attention of every SK unit of a model while the context is open.
 
@@ -359,13 +384,16 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = [
-        module.register_forward_hook(hook_for(name.removesuffix("attn").removesuffix(".")))
-        for name, module in model.named_modules()
-        if isinstance(module, SKAttention)
-    ]
+    handles = [attn.register_forward_hook(hook_for(name)) for name, attn in _attentions(model)]
     try:
         yield recorded
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _attentions(model: nn.Module) -> Iterator[tuple[str, SKAttention]]:
+    """Yield the name of each unit in a model, and its attention."""
+    for name, module in model.named_modules():
+        if isinstance(module, SKAttention):
+            yield name.removesuffix("attn").removesuffix("."), module

@@ -1,6 +1,6 @@
 """What the SK units of trained networks attend to: every number, in one pass over a split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from skseg.data import DatasetSpec, Pair
 from skseg.data.streets import STREETS
 from skseg.errors import UserError
 from skseg.evaluation import best_device, check_classes
-from skseg.inference import InferenceSettings, normalize, padded_side, predict
+from skseg.inference import normalize, padded_side
 from skseg.nn import Unit, attention_units, record_attention
 from skseg.report import Image, Sample, shrink
+from skseg.study.selection import Floats, Selection, SelectionReader, attention_of
 from skseg.study.targets import (
     Target,
     blurred_targets,
@@ -29,7 +30,6 @@ from skseg.study.targets import (
 )
 from skseg.task import SegmentationTask
 
-Floats = NDArray[np.float32]
 Growing = Literal["redraw", "crop"]
 
 _BATCH = 8  # windows at a time
@@ -81,8 +81,7 @@ class Observations:
         blurred: for growth by cropping, each network's attention to the same objects as they are,
             and blurred as much as enlarging blurs them; else None.
         whole: each image through the first network.
-        everywhere: for each network and unit [I, C], the weight of the largest kernel on whole
-            images.
+        selections: each network's attention to whole images.
     """
 
     units: list[Unit]
@@ -93,7 +92,7 @@ class Observations:
     grown: list[Attention]
     blurred: list[Attention] | None
     whole: list[Whole]
-    everywhere: list[list[Floats]]
+    selections: list[Selection]
 
 
 def find_units(model: nn.Module) -> list[Unit]:
@@ -127,13 +126,7 @@ def read_attention(
     batch = torch.cat([normalize(p, task.mean, task.std, task.device) for p in pictures])
     with torch.inference_mode(), record_attention(task.model) as recorded:
         task(batch)
-    return _of_units(recorded, units)
-
-
-def _of_units(recorded: dict[str, Tensor], units: Sequence[Unit]) -> list[Floats]:
-    """Attention [B, M, C] by unit, averaged over regions where there are such."""
-    read = [recorded[unit.name].float() for unit in units]
-    return [(a.flatten(3).mean(3) if a.ndim > 3 else a).cpu().numpy() for a in read]
+    return attention_of(recorded, units)
 
 
 class _Reader:
@@ -216,10 +209,8 @@ def observe(
     grown = [_Reader(task, units) for task in tasks]
     blurred = [_Reader(task, units) for task in tasks]
     whole = []
-    everywhere: list[list[list[Floats]]] = [[[] for _ in units] for _ in tasks]
-    for i, (pair, image, mask) in enumerate(
-        track(read_split(spec, pairs, side, scale), "attention", len(pairs), transient=True)
-    ):
+    everywhere = [SelectionReader(task, units, scale) for task in tasks]
+    for i, (pair, image, mask) in enumerate(_read("attention", spec, pairs, side, scale)):
         _add(still, i, still_targets(image, mask, side, scale))
         if growing == "redraw":
             _add(grown, i, redrawn_targets(root, split, pair.name, side, scale))
@@ -227,15 +218,9 @@ def observe(
             _add(grown, i, cropped_targets(image, mask, side, scale))
             if growth_blurs(scale):
                 _add(blurred, i, blurred_targets(image, mask, side, scale))
-        for task, kept in zip(tasks, everywhere, strict=True):
-            with record_attention(task.model) as recorded:
-                predicted = predict(task, image, InferenceSettings(scales=(scale,))).indices
-            read = [a[0] for a in _of_units(recorded, units)]
-            for of_unit, unit, a in zip(kept, units, read, strict=True):
-                of_unit.append(a[unit.largest])
-            if task is tasks[0]:
-                sample = shrink(Sample(pair.name, image, mask, predicted), 512)
-                whole.append(Whole(sample, np.stack([a.mean(1) for a in read])))
+        predicted, read = [reader.see(image, mask) for reader in everywhere][0]  # noqa: RUF015  all
+        sample = shrink(Sample(pair.name, image, mask, predicted), 512)
+        whole.append(Whole(sample, np.stack([a.mean(1) for a in read])))
     if not still[0].targets:
         raise UserError(f"{root}, split {split!r}: no object of 16x16 pixels or more")
     if not grown[0].targets:
@@ -243,11 +228,20 @@ def observe(
             f"{root}, split {split!r}: no object of 16x16 pixels or more fits, doubled, into a "
             f"window of {side} pixels; give a larger --window"
         )
+    for _, image, mask in _read("fixed attention", spec, pairs, side, scale):
+        for reader in everywhere:
+            reader.see_fixed(image, mask)
     names = [pair.name for pair in pairs]
     control = [reader.result() for reader in blurred] if blurred[0].targets else None
     as_is, growth = ([reader.result() for reader in readers] for readers in (still, grown))
-    images = [[np.stack(of_unit) for of_unit in kept] for kept in everywhere]
-    return Observations(units, growing, side, names, as_is, growth, control, whole, images)
+    selections = [reader.result() for reader in everywhere]
+    return Observations(units, growing, side, names, as_is, growth, control, whole, selections)
+
+
+def _read(
+    what: str, spec: DatasetSpec, pairs: list[Pair], side: int, scale: float
+) -> Iterable[tuple[Pair, Image, Image]]:
+    return track(read_split(spec, pairs, side, scale), what, len(pairs), transient=True)
 
 
 def _that_run(task: SegmentationTask, units: list[Unit]) -> list[Unit]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from skseg.metrics.objects import BIN_NAMES
 from skseg.nn import Unit
 from skseg.study.attention import Attention, Observations
-from skseg.study.estimates import Values, estimate
+from skseg.study.estimates import estimate
+from skseg.study.selection import describe_selection
 from skseg.study.targets import FACTORS
 
 
@@ -30,8 +31,8 @@ def attention_record(
         all of `describe_rise` from the first factor to the last. Where objects grew by cropping it
         also has `blur`, the same for the control whose windows are only blurred, and `beyond_blur`,
         the rise beyond that control's, by image and channel. `claims` says what growth says of the
-        article's claims, and `claims_beyond_blur` what is left of it. `variation` says how far the
-        weight of the largest kernel is from the same everywhere, see `describe_variation`.
+        article's claims, and `claims_beyond_blur` what is left of it. `selection` says how far
+        attention follows the image, and what that is worth, see `describe_selection`.
     """
     units = seen.units
     by_class = {
@@ -57,53 +58,13 @@ def attention_record(
             {"name": u.name, "stage": u.stage, "spans": u.spans, "channels": u.channels}
             for u in units
         ],
-        "variation": describe_variation(seen.everywhere, units, seed),
+        "selection": describe_selection(seen.selections, units, seed),
         "by_class": {name: row for name, row in by_class.items() if row},
         "by_size": {name: row for name, row in by_size.items() if row},
         "growth": growth,
         "claims": judge(growth),
         "claims_beyond_blur": beyond and judge(beyond),
     }
-
-
-def describe_variation(
-    networks: Sequence[Sequence[NDArray[np.floating[Any]]]], units: Sequence[Unit], seed: int = 0
-) -> dict[str, Any]:
-    """Describe how the weight of the largest kernel varies, by stage.
-
-    Attention that selects by what an image holds varies over images; what varies over channels
-    alone is a mixture of kernels that training has fixed.
-
-    Args:
-        networks: for each network and unit, the weight on whole images by channel [I, C].
-        units: by depth.
-        seed: of the bootstrap.
-
-    Returns:
-        For each stage the standard deviation `over_images`, of one channel's weight, averaged over
-        channels (root mean square), and `over_channels`, of their means over images.
-    """
-
-    def over_images(moments: Values) -> Values:
-        variance = moments[:, 1] - moments[:, 0] ** 2
-        return np.asarray(np.sqrt(variance.mean(-1).clip(0)))
-
-    def over_channels(moments: Values) -> Values:
-        return np.asarray(moments[:, 0].std(-1))
-
-    record = {}
-    for stage in dict.fromkeys(unit.stage for unit in units):
-        of_stage = [i for i, unit in enumerate(units) if unit.stage == stage]
-        weights = [
-            np.concatenate([network[i] for i in of_stage], axis=1).astype(np.float64)
-            for network in networks
-        ]
-        moments = [np.stack([w, w**2], axis=1) for w in weights]  # [I, 2, C]
-        record[stage] = {
-            "over_images": estimate(moments, seed, over_images).plain(),
-            "over_channels": estimate(moments, seed, over_channels).plain(),
-        }
-    return record
 
 
 def _still(

@@ -98,18 +98,24 @@ def growth_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def variation_table(record: dict[str, Any]) -> Table:
-    """Tabulate how far attention varies over images and over channels."""
+def selection_table(record: dict[str, Any]) -> Table:
+    """Tabulate how far attention follows the image, and say what that is worth."""
+    selection = record["selection"]
     table = Table(title="standard deviation of the largest kernel's weight, points")
     for column in ("stage", "of a channel, over images", "of channels"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage, found in record["variation"].items():
+    for stage, found in selection["variation"].items():
         cells = [
             f"{100 * found[key]['value']:.2f}{_interval(found[key], 100, '.2f')}"
             for key in ("over_images", "over_channels")
         ]
         table.add_row(stage, *cells)
-    table.caption = f"{record['images']} whole images"
+    miou, fixed, difference = (selection[key] for key in ("miou", "miou_fixed", "difference"))
+    table.caption = (
+        f"{record['images']} whole images. mIoU {100 * miou['value']:.2f}, and with each unit's "
+        f"mean attention instead {100 * fixed['value']:.2f}: following the image is worth "
+        f"{100 * difference['value']:+.2f} points{_interval(difference, 100, '+.2f')}"
+    )
     return table
 
 

@@ -10,7 +10,7 @@ from timm.layers import SelectiveKernel
 from torch import nn
 
 from skseg.errors import UserError
-from skseg.nn import ARTICLE_BRANCHES, Branch, SKConv2d, record_attention
+from skseg.nn import ARTICLE_BRANCHES, Branch, SKConv2d, fix_attention, record_attention
 
 
 def load_timm(ours: SKConv2d, theirs: SelectiveKernel) -> None:
@@ -287,6 +287,24 @@ def test_compile_export_script_and_trace_agree_with_eager(kwargs: dict) -> None:
         traced = torch.jit.trace(unit, x)
     torch.testing.assert_close(scripted(x), expected)
     torch.testing.assert_close(traced(x), expected)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("act", [torch.nn.ReLU, torch.nn.SiLU])  # on the kernels, and not
+def test_fixed_attention_weighs_every_image_alike(act: type, window: int | None) -> None:
+    torch.manual_seed(0)
+    unit = SKConv2d(32, groups=4, act_layer=act, pool_window=window).eval()
+    model = torch.nn.Sequential(unit)
+    x = torch.randn(3, 32, 16, 16)
+    weights = torch.rand(2, 32, dtype=torch.float64).softmax(0)
+    with torch.inference_mode():
+        before = model(x)
+        with fix_attention(model, {"0": weights}):
+            fixed = model(x)
+        maps = [path(x) for path in unit.paths]
+        expected = sum(w[:, None, None] * m for w, m in zip(weights.float(), maps, strict=True))
+        torch.testing.assert_close(fixed, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(x), before)  # nothing is left behind
 
 
 def test_bf16_autocast_stays_near() -> None:

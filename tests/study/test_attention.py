@@ -34,11 +34,11 @@ from skseg.study.attention import (
 from skseg.study.attention_record import (
     attention_record,
     describe_rise,
-    describe_variation,
     judge,
 )
 from skseg.study.attention_results import check_output
 from skseg.study.estimates import estimate
+from skseg.study.selection import Selection
 from skseg.study.targets import (
     FACTORS,
     blurred_targets,
@@ -241,9 +241,12 @@ UNITS = [Unit("layer1.0", "layer1", (3, 5), 6), Unit("layer2.0", "layer2", (3, 7
 
 def record_of(*networks: Attention) -> dict:
     names = [str(i) for i in range(20)]
-    everywhere = [[unit[:, 0] for unit in network.largest] for network in networks]
+    counts = np.full((20, 3, 3), [1, 2, 2])
+    selections = [
+        Selection([unit[:, 0] for unit in network.largest], counts, counts) for network in networks
+    ]
     known = list(networks)
-    seen = Observations(UNITS, "redraw", 64, names, known, known, None, [], everywhere)
+    seen = Observations(UNITS, "redraw", 64, names, known, known, None, [], selections)
     return attention_record(seen, ["a", "b", "c"])
 
 
@@ -267,26 +270,6 @@ def test_numbers_of_known_attention() -> None:
     np.testing.assert_allclose(change, [[0, 0], [0.0375, 0], [0.075, 0]], atol=1e-12)
     assert [c["verdict"] for c in record["claims"].values()] == ["supported", "supported"]
     json.dumps(record, allow_nan=False)
-
-
-def test_variation_over_images_and_over_channels() -> None:
-    rng = np.random.default_rng(0)
-    weights = [rng.uniform(0.3, 0.7, (50, 1)) + rng.normal(0, 0.1, (1, 6)) for _ in UNITS]
-    found = describe_variation([weights], UNITS)
-    for (stage, variation), w in zip(found.items(), weights, strict=True):
-        assert stage in ("layer1", "layer2")
-        expected = {"over_images": w.std(0).mean(), "over_channels": w.mean(0).std()}
-        for key, value in expected.items():
-            estimated = variation[key]
-            assert estimated["value"] == pytest.approx(value)
-            assert estimated["low"] <= value * (1 + 1e-9)
-            assert value <= estimated["high"] * (1 + 1e-9)
-        assert variation["over_images"]["high"] - variation["over_images"]["low"] > 1e-3
-    joined = [Unit("layer1.0", "layer1", (3, 5), 6), Unit("layer1.1", "layer1", (3, 5), 6)]
-    fixed = [np.repeat(rng.uniform(size=(1, 6)), 50, axis=0) for _ in joined]
-    (both,) = describe_variation([fixed, fixed], joined).values()
-    assert both["over_images"]["value"] == pytest.approx(0, abs=1e-7)
-    assert both["over_channels"]["value"] == pytest.approx(np.concatenate(fixed, 1)[0].std())
 
 
 def test_several_networks_are_what_is_repeated() -> None:
@@ -342,6 +325,8 @@ def test_the_script_writes_all(run_dir: Path, streets_root: Path, tmp_path: Path
     record = json.loads((output / "attention.json").read_text())
     assert record["images"] == 3
     assert record["growth"]["blur"]["contrast"]["value"] is not None
+    worth = 100 * record["selection"]["difference"]["value"]
+    assert f"is worth {worth:+.2f} points" in " ".join(done.stdout.split())
     for claim in (*record["claims"].values(), *record["claims_beyond_blur"].values()):
         assert claim["numbers"] in done.stdout
     names = {path.name for path in output.iterdir()}
@@ -412,7 +397,7 @@ def test_images_are_seen_at_the_scale(growing: Growing, tmp_path: Path) -> None:
         read = read_attention(task, [halved], seen.units)
         np.testing.assert_allclose(whole.weights, [a[0].mean(1) for a in read], rtol=1e-6)
         assert whole.sample.prediction.shape == (128, 256)
-        of_image = [unit[len(seen_images)] for unit in seen.everywhere[0]]
+        of_image = [unit[len(seen_images)] for unit in seen.selections[0].largest]
         np.testing.assert_allclose(np.stack([a.mean() for a in of_image]), whole.weights[:, 1])
         seen_images.append(pair.name)
     assert seen.images == seen_images
