@@ -9,7 +9,8 @@ import yaml
 from running import REPOSITORY, run_script
 
 from skseg.study.matrix import Study, add_row, read_study
-from skseg.study.report import scores, write_reports
+from skseg.study.report import write_reports
+from skseg.study.summary import scores
 
 
 def write_study(folder: Path, name: str, seeds: int = 6) -> tuple[Path, Study]:

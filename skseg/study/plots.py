@@ -1,0 +1,63 @@
+"""Pictures of a study."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from skseg.study.matrix import Row, Study
+from skseg.study.summary import by_part, scores
+
+
+def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
+    """Draw each run's mIoU by arm, with lines between the equal seeds of a primary pair."""
+    figure = Figure(figsize=(1.6 + 1.0 * len(study.arms), 3.6 * len(study.decoders)), dpi=100)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(len(study.decoders), 1, squeeze=False)[:, 0]
+    for axis, decoder in zip(axes, study.decoders, strict=True):
+        order = [*study.primary, *(arm for arm in study.arms if arm not in study.primary)]
+        for place, arm in enumerate(order):
+            values = scores(rows, arm, decoder)
+            color = "tab:blue" if arm in study.primary else "tab:gray"
+            axis.plot(
+                [place] * len(values), list(values.values()), "o", color=color, alpha=0.6, ms=5
+            )
+            if values:
+                mean = fmean(values.values())
+                axis.hlines(mean, place - 0.25, place + 0.25, color="black", lw=2)
+        pair = [scores(rows, arm, decoder) for arm in study.primary]
+        for seed in set.intersection(*map(set, pair)) if pair else ():
+            axis.plot([0, 1], [found[seed] for found in pair], color="tab:blue", lw=0.6, alpha=0.4)
+        axis.set_xticks(range(len(order)), order, rotation=20, ha="right")
+        axis.set_xlim(-0.6, len(order) - 0.4)
+        axis.set_ylabel("mIoU, %")
+        axis.set_title(f"{study.data['name']} {study.data['split']}, {decoder}", fontsize=10)
+        axis.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def plot_differences(study: Study, rows: Sequence[Row]) -> Figure:
+    """Draw the difference of the study's pair by class and by size, with intervals."""
+    groups = {"iou/": "by class, IoU", "size/": "by size of object, mIoU"}
+    figure = Figure(figsize=(10, 4.4 * len(study.decoders)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(study.decoders), 2, squeeze=False)
+    for line, decoder in zip(axes, study.decoders, strict=True):
+        for axis, (prefix, title) in zip(line, groups.items(), strict=True):
+            _plot_intervals(axis, by_part(rows, study, decoder, prefix))
+            axis.set_title(f"{' - '.join(study.pair)}, {title}, {decoder}", fontsize=10)
+            axis.set_xlabel("points, 95 % interval over seeds")
+    return figure
+
+
+def _plot_intervals(axis: Axes, found: Mapping[str, Mapping[str, Any]]) -> None:
+    names = list(found)[::-1]
+    for place, name in enumerate(names):
+        row = found[name]
+        low, high = row["interval"] or (row["difference"],) * 2
+        axis.hlines(place, low, high, color="tab:blue", lw=2)
+        axis.plot([row["difference"]], [place], "o", color="tab:blue", ms=5)
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(axis="x", alpha=0.3)
