@@ -24,6 +24,8 @@ from skseg.errors import UserError
 from skseg.study.matrix import Row, Run, Study, add_row, check_rows, pending, read_rows
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Scores come from the evaluation, so the fit need not validate; a study can ask for both.
+_DEFAULTS = {"trainer.limit_val_batches": 0, "wandb.enabled": False}
 _SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "boundary_miou", "boundary_mean_f")
 
 
@@ -141,12 +143,10 @@ class Runner:
 
     def _fit_arguments(self, run: Run, folder: Path, resumes: bool) -> list[object]:
         arguments: list[object] = ["--config", self.study.fit, "--run_dir", folder]
-        for key, value in run.arguments.items():
+        for key, value in {**_DEFAULTS, **run.arguments}.items():
             arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         arguments += ["--seed_everything", run.seed, "--data.name", self.study.data["name"]]
         arguments += ["--data.root", self.root]
-        if "wandb.enabled" not in run.arguments:
-            arguments += ["--wandb.enabled", "false"]
         return [*arguments, *(["--ckpt_path", "last"] if resumes else [])]
 
     def _command(self, run: Run, name: str, *arguments: object) -> None:

@@ -73,6 +73,7 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     assert json.loads(scored.read_text())["inference"]["scales"] == [0.5]
     assert not (tmp_path / "runs" / "sk-fpn-0" / "checkpoints").exists()
     assert (tmp_path / "runs" / "sum-fpn-0" / "checkpoints" / "last.ckpt").is_file()
+    assert not (tmp_path / "runs" / "sum-fpn-0" / "pictures").exists(), "validated, and scored too"
     assert "points of mIoU (95 % interval" in (tmp_path / "results" / "README.md").read_text()
     assert "sk against sum under fpn" in (tmp_path / "results" / "README.md").read_text()
 
