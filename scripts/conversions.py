@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import skseg
 from skseg.encoders import Conversion
-from skseg.nn.sk import SKAttention
+from skseg.nn.attention import SKAttention
 
 ENCODERS = (
     *("resnet18", "resnext50_32x4d", "se_resnext50_32x4d", "sknet50_plain", "tu-regnety_002"),

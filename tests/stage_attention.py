@@ -7,7 +7,7 @@ import torch
 
 from skseg.data import get_dataset, read_pair
 from skseg.inference import normalize
-from skseg.nn.sk import SKAttention
+from skseg.nn.attention import SKAttention
 from skseg.task import SegmentationTask
 
 

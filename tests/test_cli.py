@@ -95,7 +95,7 @@ def test_an_unknown_key_is_named(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("fuse_norm", "bach", "'batch', 'layer', 'none'"),
+        ("fuse_norm", "bach", "'batch', 'running', 'layer', 'none'"),
         ("select", "max", "'attention', 'sum', 'mean'"),
         ("fuse_normm", "batch", "fuse_normm"),
     ],

@@ -23,7 +23,8 @@ class SKSettings:
             averages them.
         reduction: reduction ratio r of the attention's width.
         min_attention_width: minimum L of the attention's width.
-        fuse_norm: norm inside the attention: "batch" as in the paper, "layer", or "none".
+        fuse_norm: norm inside the attention: "batch" as in the paper, "running" for the same by its
+            running statistics, "layer", or "none".
         pool_window: side of the windows, in pixels of a unit's output, that are weighed by
             themselves; 0 weighs the branches once an image, as in the paper.
         stages: stages of the encoder to convert, 1 (stride 2) to 5 (stride 32).

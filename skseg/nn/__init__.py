@@ -1,15 +1,13 @@
 """The selective-kernel operator and its fast paths."""
 
+from skseg.nn.attention import FuseNorm, fix_attention, record_attention
 from skseg.nn.optimize import optimize_for_inference
 from skseg.nn.sk import (
     ARTICLE_BRANCHES,
     PAPER_BRANCHES,
     Branch,
-    FuseNorm,
     Select,
     SKConv2d,
-    fix_attention,
-    record_attention,
 )
 from skseg.nn.units import Unit, attention_units
 

@@ -8,8 +8,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from skseg.errors import UserError
 from skseg.nn import kernels
+from skseg.nn.attention import pooled_sum, weighted_sum
 from skseg.nn.fused import fits_convolutions, fits_kernels, paths_of
-from skseg.nn.sk import SKConv2d, pooled_sum, weighted_sum
+from skseg.nn.sk import SKConv2d
 
 _TOLERANCE = 1e-9  # of the largest output, in float64
 _SIDES = (64, 256)  # pixels of the images tried; PAN needs the larger

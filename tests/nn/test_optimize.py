@@ -76,6 +76,7 @@ def test_encoders(name: str) -> None:
         {"groups": 8, "branches": [(3, 1), (3, 2), (5, 1)]},
         {"groups": 8, "bias": True, "act_layer": nn.SiLU},
         {"groups": 8, "fuse_norm": "layer"},
+        {"groups": 8, "fuse_norm": "running"},
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 import math
 import warnings
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from timm.layers import SelectiveKernel
 from torch import nn
 
 from skseg.errors import UserError
-from skseg.nn import ARTICLE_BRANCHES, Branch, SKConv2d, fix_attention, record_attention
+from skseg.nn import (
+    ARTICLE_BRANCHES,
+    Branch,
+    FuseNorm,
+    SKConv2d,
+    fix_attention,
+    record_attention,
+)
+from skseg.nn.attention import FuseRunningNorm
 
 
 def load_timm(ours: SKConv2d, theirs: SelectiveKernel) -> None:
@@ -120,6 +129,43 @@ def test_layer_norm_in_fuse_is_over_one_image() -> None:
     torch.testing.assert_close(unit.attn(pooled), expected, rtol=1e-10, atol=1e-12)
 
 
+@given(batches=st.integers(1, 10), images=st.integers(1, 5), offset=st.floats(-100, 100))
+def test_running_norm_in_fuse_has_the_statistics_of_all_images_so_far(
+    batches: int, images: int, offset: float
+) -> None:
+    norm = FuseRunningNorm(6).double()
+    x = offset + torch.randn(batches, images, 6, dtype=torch.float64)
+    for batch in x:
+        out = norm(batch)
+    seen = x.flatten(0, 1)
+    torch.testing.assert_close(norm.running_mean, seen.mean(0))
+    torch.testing.assert_close(norm.running_var, seen.var(0, correction=0))
+    torch.testing.assert_close(norm.eval()(batch), out, rtol=0, atol=0)  # trains as it is used
+    torch.testing.assert_close(nn.BatchNorm1d.forward(norm, batch), out)
+
+
+def test_running_norm_in_fuse_follows_images_that_change() -> None:
+    torch.manual_seed(0)
+    norm = FuseRunningNorm(3)
+    for _ in range(20):
+        norm(torch.randn(4, 3))
+    far = norm(torch.full((4, 3), 1e4))
+    bound = (1 / norm.momentum - 1) ** 0.5
+    torch.testing.assert_close(far, torch.full((4, 3), bound), rtol=1e-3, atol=0)
+    for _ in range(150):
+        norm(5 + 2 * torch.randn(4, 3))
+    torch.testing.assert_close(norm.running_mean, torch.full((3,), 5.0), rtol=0.3, atol=0)
+    torch.testing.assert_close(norm.running_var, torch.full((3,), 4.0), rtol=0.5, atol=0)
+
+
+def test_gradients_pass_the_running_norm_whatever_the_batch() -> None:
+    unit = SKConv2d(16, groups=4, fuse_norm="running")
+    unit(torch.randn(1, 16, 8, 8))
+    out = unit(torch.randn(1, 16, 8, 8)) + unit(torch.randn(1, 16, 8, 8))
+    out.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in unit.attn.parameters())
+
+
 def test_attention_by_region_is_that_of_each_window_alone() -> None:
     """Windows of 4 over 9 x 6 pixels, the last ones cut off, each against a unit of its own."""
     torch.manual_seed(0)
@@ -164,7 +210,7 @@ def test_one_window_over_all_is_the_attention_of_the_image() -> None:
     stride=st.integers(1, 3),
     height=st.integers(1, 12),
     width=st.integers(1, 12),
-    fuse_norm=st.sampled_from(["batch", "layer", "none"]),
+    fuse_norm=st.sampled_from(get_args(FuseNorm)),
 )
 @settings(max_examples=40, deadline=None)
 def test_output_is_a_convex_sum_of_branches(branches, stride, height, width, fuse_norm) -> None:
@@ -234,9 +280,10 @@ def test_attention_is_recorded_by_name_and_only_inside_the_context() -> None:
 
 def test_one_image_cannot_train_a_batch_norm_in_fuse() -> None:
     x = torch.randn(1, 8, 6, 6)
-    with pytest.raises(UserError, match=r"single image.*fuse_norm='layer'"):
+    with pytest.raises(UserError, match=r"single image.*fuse_norm='running'"):
         SKConv2d(8)(x)
-    assert SKConv2d(8, fuse_norm="layer")(x).shape == x.shape
+    for norm in ("running", "layer", "none"):
+        assert SKConv2d(8, fuse_norm=norm)(x).shape == x.shape
     assert SKConv2d(8).eval()(x).shape == x.shape
     frozen = SKConv2d(8)
     frozen.attn.bn.eval()
@@ -253,7 +300,7 @@ def test_one_image_cannot_train_a_batch_norm_in_fuse() -> None:
         ({"branches": [(3, 1, 5)]}, "5 groups do not divide"),
         ({"split_input": True, "branches": [(3,), (3,), (3,)]}, "8 channels do not divide"),
         ({"select": "max"}, "select is one of attention, sum, mean, got 'max'"),
-        ({"fuse_norm": "group"}, "fuse_norm is one of batch, layer, none, got 'group'"),
+        ({"fuse_norm": "group"}, "fuse_norm is one of batch, running, layer, none, got 'group'"),
         ({"reduction": 0}, "reduction is at least 1, got 0"),
         ({"stride": 0}, "stride is at least 1, got 0"),
         ({"min_attention_width": -1}, "min_attention_width is at least 1"),

@@ -22,7 +22,7 @@ from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.inference import resize
 from skseg.nn import SKConv2d, Unit
-from skseg.nn.sk import SKAttention
+from skseg.nn.attention import SKAttention
 from skseg.study.attention import (
     Attention,
     Growing,
