@@ -22,6 +22,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="of the results; docs/results/NAME")
     parser.add_argument("--runs", type=Path, help="of the run folders; runs/studies/NAME")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--arms", nargs="+", help="only runs of these arms")
     parser.add_argument("--limit", type=int, help="number of runs after which to stop")
     parser.add_argument(
         *("--set", "-s"),
@@ -47,7 +48,7 @@ def main(args: list[str] | None = None) -> int:
         study, output / "runs.csv", flags.runs or Path("runs/studies") / name, flags.root
     )
     try:
-        failed = runner.run(max(1, flags.jobs), console, flags.limit)
+        failed = runner.run(max(1, flags.jobs), console, flags.limit, flags.arms)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130

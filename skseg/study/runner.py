@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -59,21 +59,34 @@ class Runner:
         self._table_lock = threading.Lock()
         self._stopping = False
 
-    def run(self, jobs: int, console: Console, limit: int | None = None) -> int:
+    def run(
+        self,
+        jobs: int,
+        console: Console,
+        limit: int | None = None,
+        arms: Collection[str] | None = None,
+    ) -> int:
         """Run all that is missing; return how many runs failed.
 
         Args:
             jobs: runs side by side, each on one thread.
             console: takes a line for each finished run.
             limit: number of runs after which to stop.
+            arms: those to run; all when None.
 
         Raises:
-            UserError: the table is of another version of the config, or the study runs already.
+            UserError: the table is of another version of the config, the study runs already, or
+                an arm is not the study's.
             KeyboardInterrupt: SIGINT or SIGTERM; the runs have saved checkpoints to go on from.
         """
         rows = read_rows(self.table)
         check_rows(self.study, rows, self.table)
-        todo = list(pending(self.study, rows))[:limit]
+        arms = self.study.arms if arms is None else arms
+        if unknown := set(arms) - self.study.arms.keys():
+            raise UserError(
+                f"no arm {', '.join(sorted(unknown))}; there are {', '.join(self.study.arms)}"
+            )
+        todo = [run for run in pending(self.study, rows) if run.arm in arms][:limit]
         total = len(self.study.runs())
         console.print(f"{len(rows)} runs are done, {len(todo)} of {total} to do", highlight=False)
         seconds = [float(row["seconds"]) for row in rows]

@@ -51,6 +51,11 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     broken = {"model.encoder_name": "sknet_none"}
     arms = {"sk": {"model.encoder_name": "sknet_tiny"}, "sum": broken}
     config = write(tmp_path, streets_root, arms=arms)
+    stranger = run_script("study", *arguments(tmp_path, config, "--arms", "sk", "se"))
+    assert stranger.returncode == 2
+    assert "no arm se; there are sk, sum" in stranger.stderr
+    first = run_script("study", *arguments(tmp_path, config, "--arms", "sk"))
+    assert "0 runs are done, 2 of 4 to do" in first.stdout
     first = run_script("study", *arguments(tmp_path, config))
     assert first.returncode == 1
     assert "sum-fpn-0: failed: fit exited with 2: error: unknown encoder" in first.stdout
