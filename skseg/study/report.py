@@ -1,7 +1,7 @@
 """The files of a study: its report with figures, and the index of all studies."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
 
     Args:
         configs: the studies' YAML files.
-        results: folder with NAME/runs.csv for each, and NAME/attention where `scripts/attention.py`
-            has put its results; gets NAME/report.md, NAME/summary.json, NAME/*.png and README.md.
+        results: folder with NAME/runs.csv for each, and NAME/attention/ARM where
+            `scripts/attention.py` has put its results; gets NAME/report.md, NAME/summary.json,
+            NAME/*.png and README.md.
 
     Returns:
         The reports' paths.
@@ -56,7 +57,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         plot_arms(study, rows).savefig(folder / "arms.png")
         if study.pair:
             plot_differences(study, rows).savefig(folder / "differences.png")
-        text = markdown(study, summary) + "\n".join(_attention(folder / "attention"))
+        text = markdown(study, summary) + "\n".join(_attention(folder / "attention", study.arms))
         (folder / "report.md").write_text(text, encoding="utf-8")
         written.append(folder / "report.md")
         index += [f"## [{study.question}]({name}/report.md)", ""]
@@ -110,22 +111,31 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _attention(folder: Path) -> list[str]:
-    """Sum up what `scripts/attention.py` found in a study's networks, if it was run."""
-    if not (folder / "attention.json").is_file():
-        return []
-    record = json.loads((folder / "attention.json").read_text(encoding="utf-8"))
+def _attention(folder: Path, arms: Iterable[str]) -> list[str]:
+    """Sum up what `scripts/attention.py` found in the networks of each arm, where it was run."""
+    lines = []
+    for arm in arms:
+        path = folder / arm / "attention.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            lines += _attention_of_arm(arm, record)
+    return ["", "## Attention", "", *lines] if lines else []
+
+
+def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
+    worth = {key: 100 * end for key, end in record["selection"]["difference"].items()}
     lines = [
+        f"Of {record['networks']} networks of {arm} on {record['images']} images "
+        f"({record['interval']}), by `python scripts/attention.py`; more in "
+        f"[attention/{arm}](attention/{arm}).",
         "",
-        "## Attention",
-        "",
-        f"Of {record['networks']} networks on {record['images']} images ({record['interval']}), by "
-        "`python scripts/attention.py`; more in [attention](attention).",
-        "",
+        "- What following the image is worth, mIoU as it is over mIoU with each unit's attention "
+        f"held at its mean: {worth['value']:+.2f} points ({worth['low']:+.2f} to "
+        f"{worth['high']:+.2f}).",
     ]
     for claim in record["claims"].values():
         lines.append(f'- "{claim["claim"]}": {claim["verdict"]}; {claim["numbers"]}.')
-    return [*lines, "", "![growth](attention/growth.png)", ""]
+    return [*lines, "", f"![growth](attention/{arm}/growth.png)", ""]
 
 
 def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:

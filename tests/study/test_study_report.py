@@ -83,11 +83,18 @@ def test_the_attention_of_its_networks_is_summed_up(tmp_path: Path) -> None:
     (report,) = write_reports([config], tmp_path / "results")
     assert "Attention" not in report.read_text()
     claim = {"claim": "larger for larger", "verdict": "neither", "numbers": "up in 50 %"}
+    worth = {"difference": {"value": 0.01, "low": -0.005, "high": 0.025}}
     record = {"networks": 6, "images": 9, "interval": "95 %", "claims": {"larger": claim}}
-    (folder / "attention").mkdir()
-    (folder / "attention" / "attention.json").write_text(json.dumps(record))
+    for arm in ("sk", "plain"):
+        (folder / "attention" / arm).mkdir(parents=True)
+        (folder / "attention" / arm / "attention.json").write_text(
+            json.dumps(record | {"selection": worth})
+        )
     text = write_reports([config], tmp_path / "results")[0].read_text()
-    assert "Of 6 networks on 9 images (95 %)" in text
+    assert "Of 6 networks of sk on 9 images (95 %)" in text
+    assert "Of 6 networks of plain on 9 images" in text
+    assert "+1.00 points (-0.50 to +2.50)" in text
+    assert "![growth](attention/plain/growth.png)" in text
     assert '- "larger for larger": neither; up in 50 %.' in text
 
 
