@@ -19,10 +19,11 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="configs/studies/NAME.yaml")
     parser.add_argument("--data.root", dest="root", type=Path, help="directory of the data")
-    parser.add_argument("--output", type=Path, help="of the results; docs/results/NAME")
-    parser.add_argument("--runs", type=Path, help="of the run folders; runs/studies/NAME")
+    parser.add_argument("--output", type=Path, help="folder of all studies' results; docs/results")
+    parser.add_argument("--runs", type=Path, help="folder of all studies' runs; runs/studies")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--arms", nargs="+", help="only runs of these arms")
+    parser.add_argument("--seeds", type=int, help="only seeds below this")
     parser.add_argument("--limit", type=int, help="number of runs after which to stop")
     parser.add_argument(
         *("--set", "-s"),
@@ -41,19 +42,20 @@ def main(args: list[str] | None = None) -> int:
     if flags.report:
         _report(Path("configs/studies"), flags.output or Path("docs/results"), console)
         return 0
+    if flags.set and not (flags.output and flags.runs):
+        parser.error("--set makes another study of it: give it an --output and --runs of its own")
     study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
-    name = flags.config.stem
-    output = flags.output or Path("docs/results") / name
-    runner = Runner(
-        study, output / "runs.csv", flags.runs or Path("runs/studies") / name, flags.root
-    )
+    results, name = flags.output or Path("docs/results"), flags.config.stem
+    folder = (flags.runs or Path("runs/studies")) / name
+    runner = Runner(study, results / name / "runs.csv", folder, flags.root)
     try:
-        failed = runner.run(max(1, flags.jobs), console, flags.limit, flags.arms)
+        failed = runner.run(max(1, flags.jobs), console, flags.limit, flags.arms, flags.seeds)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
-    if not flags.set:  # else it is a study of its own, without a config to remake it from
-        _report(flags.config.parent, output.parent, console)
+    # With --set it is a study of its own, without a config to make its report from.
+    if not flags.set and runner.table.is_file():
+        _report(flags.config.parent, results, console)
     return 1 if failed else 0
 
 

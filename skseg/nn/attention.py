@@ -25,7 +25,7 @@ class FuseBatchNorm(nn.BatchNorm1d):
             )
 
 
-class FuseRunningNorm(nn.BatchNorm1d):
+class FuseRunningNorm(nn.Module):
     """Batch norm of pooled vectors [B, d] by its running statistics, in training too.
 
     So a network trains as it is used, a batch of one is enough, and what an image's vector is does
@@ -34,22 +34,32 @@ class FuseRunningNorm(nn.BatchNorm1d):
     and from 1 / `momentum` batches on those of exponentially weighted batches. They have no
     gradient, and hold the present batch, which bounds the mean of what it is mapped to to
     sqrt(1 / `momentum` - 1).
+
+    Parameters and buffers are those of `nn.BatchNorm1d`, but converters to synchronised batch norms
+    are to leave it: over several processes the statistics are the first one's.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
         """Map [B, d] to [B, d]."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
         if self.training:
-            self._update(input.detach().to(self.running_var))
+            self._update(x.detach().to(self.running_var))
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return (input - self.running_mean) * scale + self.bias
+        return (x - self.running_mean) * scale + self.bias
 
     def _update(self, x: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         self.num_batches_tracked += 1
         share = (1 / self.num_batches_tracked).clamp(min=self.momentum).to(x)
         change = x.mean(0) - self.running_mean
@@ -179,7 +189,10 @@ def fix_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[N
 
     Args:
         model: any module with :class:`SKConv2d` inside, or one itself.
-        weights: by the unit's name in the model, [M, C] for its M branches.
+        weights: by the unit's name in the model, [M, C] for its M branches; others stay free.
+
+    Raises:
+        UserError: a name is not of a unit with attention.
     """
 
     def hook_for(fixed: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
@@ -189,8 +202,10 @@ def fix_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[N
 
         return hook
 
-    units = {unit_name: attn for unit_name, attn in _attentions(model) if unit_name in weights}
-    handles = [attn.register_forward_hook(hook_for(weights[n])) for n, attn in units.items()]
+    units = dict(_attentions(model))
+    if unknown := weights.keys() - units.keys():
+        raise UserError(f"no SK unit with attention is named {', '.join(sorted(unknown))}")
+    handles = [units[n].register_forward_hook(hook_for(fixed)) for n, fixed in weights.items()]
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from skseg.errors import UserError
 from skseg.nn import kernels
-from skseg.nn.attention import pooled_sum, weighted_sum
+from skseg.nn.attention import FuseRunningNorm, pooled_sum, weighted_sum
 from skseg.nn.fused import fits_convolutions, fits_kernels, paths_of
 from skseg.nn.sk import SKConv2d
 
@@ -31,8 +31,13 @@ class FoldedSKConv2d(nn.Module):
         super().__init__()
         assert unit.attn is not None
         self.paths, self.attn = unit.paths, unit.attn
-        if isinstance(self.attn.bn, nn.BatchNorm1d) and self.attn.bn.running_mean is not None:
-            self.attn.fc_reduce = fuse_linear_bn_eval(self.attn.fc_reduce, self.attn.bn)
+        norm = self.attn.bn
+        if isinstance(norm, (nn.BatchNorm1d, FuseRunningNorm)) and norm.running_mean is not None:
+            # Both have the parameters and statistics that folding reads.
+            self.attn.fc_reduce = fuse_linear_bn_eval(
+                self.attn.fc_reduce,
+                norm,  # type: ignore[arg-type]
+            )
             self.attn.bn = nn.Identity()
         self.split_input, self.pool_window = unit.split_input, unit.pool_window
         self.fits_kernels = fits_kernels(unit)

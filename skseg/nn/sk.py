@@ -181,18 +181,22 @@ def _check_branches(branches: Sequence[Branch | Sequence[int]], groups: int) -> 
                 f"got {tuple(given)}"
             )
         branch = Branch(*given)
-        specs.append(branch._replace(groups=groups) if branch.groups is None else branch)
+        branch = branch._replace(groups=groups) if branch.groups is None else branch
+        specs.append(branch)
         if branch.kernel_size < 1 or branch.kernel_size % 2 == 0:
             raise UserError(f"kernel sizes are odd and positive, got {branch.kernel_size}")
         if branch.dilation < 1:
             raise UserError(f"dilations are at least 1, got {branch.dilation}")
+        if branch.groups is not None and branch.groups < 1:
+            raise UserError(f"groups are at least 1, got {branch.groups}")
     return specs
 
 
 def _branch_conv(
     branch: Branch, in_channels: int, out_channels: int, stride: int, dilation: int, bias: bool
 ) -> nn.Conv2d:
-    groups = branch.groups or 1
+    groups = branch.groups
+    assert groups is not None, "see _check_branches"
     if in_channels % groups or out_channels % groups:
         raise UserError(
             f"{groups} groups do not divide a branch's {in_channels} input and "

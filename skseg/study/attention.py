@@ -218,7 +218,8 @@ def observe(
             _add(grown, i, cropped_targets(image, mask, side, scale))
             if growth_blurs(scale):
                 _add(blurred, i, blurred_targets(image, mask, side, scale))
-        predicted, read = [reader.see(image, mask) for reader in everywhere][0]  # noqa: RUF015  all
+        seen = [reader.see(image, mask) for reader in everywhere]
+        predicted, read = seen[0]
         sample = shrink(Sample(pair.name, image, mask, predicted), 512)
         whole.append(Whole(sample, np.stack([a.mean(1) for a in read])))
     if not still[0].targets:

@@ -134,13 +134,17 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Study)
     try:
-        parser.parse_object(content)
+        study = Study(**parser.parse_object(content).as_dict())
     except ArgumentError as error:  # its lines are for a terminal's width
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
-    study = Study(**content)
     study = replace(study, set={**study.set, **(changes or {})})
+    for key, value in (("arms", study.arms), ("decoders", study.decoders)):
+        if not value:
+            raise UserError(f"{path}: {key} is empty")
+    if study.seeds < 1:
+        raise UserError(f"{path}: seeds must be 1 or more, not {study.seeds}")
     for pair in (*[study.primary] * bool(study.primary), *study.others):
-        if len(pair) != 2 or not set(pair) <= study.arms.keys():
+        if len(pair) != 2 or len(set(pair) & study.arms.keys()) != 2:
             raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")
     if study.primary and study.primary_seeds < 2:
         raise UserError(f"{path}: primary_seeds must be 2 or more: one seed has no spread")
@@ -170,11 +174,29 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read `runs.csv`; no file has no rows."""
+    """Read `runs.csv`; no file has no rows.
+
+    Raises:
+        UserError: a line is not a row, or is of a run that another has already.
+    """
     if not path.is_file():
         return []
+    rows: list[Row] = []
+    seen = set()
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if missing := set(_IDENTITY) - set(reader.fieldnames or ()):
+            raise UserError(f"{path}: its first line lacks {', '.join(sorted(missing))}")
+        for row in reader:
+            # Cells too many are under None, cells too few are None: a merge's marker, say.
+            if None in row or None in row.values() or not row["seed"].isdecimal():
+                raise UserError(f"{path}: line {reader.line_num} is not a row")
+            identity = tuple(row[key] for key in _IDENTITY)
+            if identity in seen:
+                raise UserError(f"{path}: line {reader.line_num} has a run again")
+            seen.add(identity)
+            rows.append(row)
+    return rows
 
 
 def check_rows(study: Study, rows: list[Row], path: Path) -> None:

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skseg.errors import UserError
 from skseg.study.matrix import Row, Study, check_rows, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.statistics import holm
 from skseg.study.summary import ARM_SCORES, compare_arms, summarize
+
+_INDEX_TITLE = "# Results of the studies"
 
 
 def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
@@ -17,7 +20,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
     All at once, because their primary tests are corrected for their number (Holm).
 
     Args:
-        configs: the studies' YAML files.
+        configs: the studies' YAML files; the primary comparisons of all count, done or not.
         results: folder with NAME/runs.csv for each, and NAME/attention/ARM where
             `scripts/attention.py` has put its results; gets NAME/report.md, NAME/summary.json,
             NAME/*.png and README.md.
@@ -26,44 +29,71 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         The reports' paths.
 
     Raises:
-        UserError: a config is not one, or its rows are of another version of it.
+        UserError: a config is not one, no study has rows, or another README.md is in the way; and,
+            once all other reports are made, where rows are of another version of a config.
     """
-    studies: dict[str, tuple[Study, list[Row]]] = {}
-    for config in configs:
-        table = results / config.stem / "runs.csv"
-        if rows := read_rows(table):
-            study = read_study(config)
-            check_rows(study, rows, table)
-            studies[config.stem] = study, rows
-    primaries = {
-        (name, decoder): compare_arms(rows, study.primary, decoder)
-        for name, (study, rows) in studies.items()
-        if study.primary
-        for decoder in study.decoders
-    }
-    complete = {
-        key: found.p_value
-        for key, found in primaries.items()
-        if found.p_value is not None and found.pairs >= studies[key[0]][0].primary_seeds
-    }
-    adjusted = dict(zip(complete, holm(list(complete.values())), strict=True))
-    index = ["# Results of the studies", "", "Made by `python scripts/study.py --report`.", ""]
+    planned = {config.stem: read_study(config) for config in configs}
+    rows = {name: read_rows(results / name / "runs.csv") for name in planned}
+    studies = {name: study for name, study in planned.items() if rows[name]}
+    if not studies:
+        raise UserError(f"{results}: has no NAME/runs.csv of a study, of {', '.join(planned)}")
+    stale = _stale(studies, rows, results)
+    index = results / "README.md"
+    if index.is_file() and not index.read_text(encoding="utf-8").startswith(_INDEX_TITLE):
+        raise UserError(f"{index}: is something else, and would be overwritten by the index")
+    adjusted = _adjusted(planned, rows)
+    lines = [_INDEX_TITLE, "", "Made by `python scripts/study.py --report`.", ""]
     written = []
-    for name, (study, rows) in studies.items():
+    for name, study in studies.items():
+        if name in stale:
+            continue
         folder = results / name
-        p_values = {d: adjusted.get((name, d)) for d in study.decoders}
-        summary = summarize(study, rows, p_values, len(complete))
+        p_values = {d: adjusted[name, d] for d in study.decoders if study.primary}
+        summary = summarize(study, rows[name], p_values, len(adjusted))
         (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        plot_arms(study, rows).savefig(folder / "arms.png")
+        plot_arms(study, rows[name]).savefig(folder / "arms.png")
         if study.pair:
-            plot_differences(study, rows).savefig(folder / "differences.png")
+            plot_differences(study, rows[name]).savefig(folder / "differences.png")
         text = markdown(study, summary) + "\n".join(_attention(folder / "attention", study.arms))
         (folder / "report.md").write_text(text, encoding="utf-8")
         written.append(folder / "report.md")
-        index += [f"## [{study.question}]({name}/report.md)", ""]
-        index += [*summary["conclusions"], ""]
-    (results / "README.md").write_text("\n".join(index), encoding="utf-8")
+        lines += [f"## [{study.question}]({name}/report.md)", ""]
+        for record in summary["decoders"].values():
+            lines += [record["conclusion"], ""]
+    index.write_text("\n".join(lines), encoding="utf-8")
+    if stale:
+        raise UserError("; ".join(stale.values()) + ". All other reports are made")
     return written
+
+
+def _stale(
+    studies: Mapping[str, Study], rows: Mapping[str, list[Row]], results: Path
+) -> dict[str, str]:
+    """Find the studies with rows of another version of the config, and what is wrong."""
+    stale = {}
+    for name, study in studies.items():
+        try:
+            check_rows(study, rows[name], results / name / "runs.csv")
+        except UserError as error:
+            stale[name] = str(error)
+    return stale
+
+
+def _adjusted(
+    planned: Mapping[str, Study], rows: Mapping[str, list[Row]]
+) -> dict[tuple[str, str], float | None]:
+    """Correct the primary tests, by study and decoder, for the number of all that are planned.
+
+    So what one has shown does not change when another is done. None while pairs are missing.
+    """
+    found = {}
+    for name, study in planned.items():
+        for decoder in study.decoders if study.primary else ():
+            comparison = compare_arms(rows[name], study.primary, decoder) if rows[name] else None
+            done = comparison and comparison.pairs >= study.primary_seeds
+            found[name, decoder] = comparison.p_value if comparison and done else None
+    p_values = holm([1.0 if p is None else p for p in found.values()])
+    return {key: None if found[key] is None else p for key, p in zip(found, p_values, strict=True)}
 
 
 def markdown(study: Study, summary: Mapping[str, Any]) -> str:
@@ -80,7 +110,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     for decoder, record in summary["decoders"].items():
         if len(summary["decoders"]) > 1:
             lines += [f"# {decoder}", ""]
-        lines += ["## Conclusion", "", *summary["conclusions"], "", "![arms](arms.png)", ""]
+        lines += ["## Conclusion", "", record["conclusion"], "", "![arms](arms.png)", ""]
         lines += ["## Arms", "", f"| arm | seeds | {' | '.join(ARM_SCORES.values())} |"]
         lines += ["|---|---:|" + "---:|" * len(ARM_SCORES)]
         for arm, values in record["arms"].items():
@@ -90,7 +120,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
         lines += _others(record["others"])
-        if not study.pair:
+        if not (record["classes"] or record["sizes"]):  # no pair, or none of both arms yet
             continue
         first, second = study.pair
         lines += [
@@ -123,15 +153,17 @@ def _attention(folder: Path, arms: Iterable[str]) -> list[str]:
 
 
 def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
-    worth = {key: 100 * end for key, end in record["selection"]["difference"].items()}
+    worth = record["selection"]["difference"]
+    interval = ""
+    if worth["low"] is not None:
+        interval = f" ({100 * worth['low']:+.2f} to {100 * worth['high']:+.2f})"
     lines = [
         f"Of {record['networks']} networks of {arm} on {record['images']} images "
         f"({record['interval']}), by `python scripts/attention.py`; more in "
         f"[attention/{arm}](attention/{arm}).",
         "",
         "- What following the image is worth, mIoU as it is over mIoU with each unit's attention "
-        f"held at its mean: {worth['value']:+.2f} points ({worth['low']:+.2f} to "
-        f"{worth['high']:+.2f}).",
+        f"held at its mean: {100 * worth['value']:+.2f} points{interval}.",
     ]
     for claim in record["claims"].values():
         lines.append(f'- "{claim["claim"]}": {claim["verdict"]}; {claim["numbers"]}.')

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,46 @@ _SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "boundary_miou", "boundary
 
 class BrokenRunError(RuntimeError):
     """A run whose training or evaluation failed; the message says where to look."""
+
+
+@dataclass
+class _State:
+    """What is known of a run beside its folder.
+
+    Attributes:
+        path: the file that keeps it.
+        digest: of the run that the folder belongs to.
+        seconds: of all its sessions so far.
+        finished: whether it has had its row.
+    """
+
+    path: Path
+    digest: str = ""
+    seconds: float = 0.0
+    finished: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> "_State":
+        """Read it; that of a run that never began where there is no file."""
+        return cls(path, **json.loads(path.read_text())) if path.is_file() else cls(path)
+
+    def write(self) -> None:
+        """Write it whole or not at all."""
+        content = {k: v for k, v in asdict(self).items() if k != "path"}
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text(json.dumps(content))
+        part.replace(self.path)
+
+    @contextmanager
+    def counts_time(self) -> Iterator[None]:
+        """Add the time in the context, however it ends."""
+        start = time.monotonic()
+        self.write()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - start
+            self.write()
 
 
 class Runner:
@@ -54,7 +95,7 @@ class Runner:
         if not self.root.is_dir():
             how = study.data.get("prepare", "give its place with --data.root")
             raise UserError(f"no data in {self.root}: {how}")
-        self._lock_file = -1
+        self._locks: tuple[int, ...] = ()
         self._children: set[subprocess.Popen[bytes]] = set()
         self._table_lock = threading.Lock()
         self._stopping = False
@@ -65,6 +106,7 @@ class Runner:
         console: Console,
         limit: int | None = None,
         arms: Collection[str] | None = None,
+        seeds: int | None = None,
     ) -> int:
         """Run all that is missing; return how many runs failed.
 
@@ -73,23 +115,34 @@ class Runner:
             console: takes a line for each finished run.
             limit: number of runs after which to stop.
             arms: those to run; all when None.
+            seeds: run seeds below this; all when None.
 
         Raises:
             UserError: the table is of another version of the config, the study runs already, or
                 an arm is not the study's.
             KeyboardInterrupt: SIGINT or SIGTERM; the runs have saved checkpoints to go on from.
         """
-        rows = read_rows(self.table)
-        check_rows(self.study, rows, self.table)
         arms = self.study.arms if arms is None else arms
         if unknown := set(arms) - self.study.arms.keys():
             raise UserError(
                 f"no arm {', '.join(sorted(unknown))}; there are {', '.join(self.study.arms)}"
             )
-        todo = [run for run in pending(self.study, rows) if run.arm in arms][:limit]
-        total = len(self.study.runs())
-        console.print(f"{len(rows)} runs are done, {len(todo)} of {total} to do", highlight=False)
-        seconds = [float(row["seconds"]) for row in rows]
+        with _locked(self.table.parent, self.folder) as self._locks, _terminates_like_ctrl_c():
+            rows = read_rows(self.table)
+            check_rows(self.study, rows, self.table)
+            todo = [
+                run
+                for run in pending(self.study, rows)
+                if run.arm in arms and (seeds is None or run.seed < seeds)
+            ][:limit]
+            total = len(self.study.runs())
+            console.print(
+                f"{len(rows)} runs are done, {len(todo)} of {total} to do", highlight=False
+            )
+            return self._run(todo, [float(row["seconds"]) for row in rows], jobs, console)
+
+    def _run(self, todo: list[Run], seconds: list[float], jobs: int, console: Console) -> int:
+        """Run side by side; return how many failed. `seconds` are those of earlier runs."""
         failed = 0
         columns = (
             TextColumn("study"),
@@ -97,11 +150,7 @@ class Runner:
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
         )
-        with (
-            self._locked(),
-            _terminates_like_ctrl_c(),
-            Progress(*columns, console=console) as progress,
-        ):
+        with Progress(*columns, console=console) as progress:
             bar = progress.add_task(_time_left(seconds, len(todo), jobs), total=len(todo))
             with ThreadPoolExecutor(jobs) as pool:
                 futures = {pool.submit(self._finish, run): run for run in todo}
@@ -131,25 +180,30 @@ class Runner:
         """Train and evaluate; add the row."""
         folder = self.folder / run.name
         checkpoint = folder / "checkpoints" / "last.ckpt"
-        identity = self.folder / f"{run.name}.digest"
-        is_ours = identity.is_file() and identity.read_text() == run.digest
-        if folder.exists() and not (is_ours and checkpoint.is_file()):
-            shutil.rmtree(folder)  # unfinished, and nothing to go on from
-        identity.write_text(run.digest)
-        start = time.monotonic()
-        self._command(run, "fit", *self._fit_arguments(run, folder, checkpoint.is_file()))
-        data = self.study.data
-        self._command(
-            run,
-            "evaluate",
-            *("--ckpt_path", checkpoint, "--data.name", data["name"], "--data.root", self.root),
-            *("--split", data["split"], "--num_workers", 0, "--output", folder / "evaluation"),
-            *("--scales", *self.study.scales),
-        )
+        state = _State.read(self.folder / f"{run.name}.json")
+        if checkpoint.is_file() and (state.digest != run.digest or state.finished):
+            raise BrokenRunError(
+                f"{folder} has the network of another run: move it away, or give other --runs"
+            )
+        if not checkpoint.is_file():  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+            state = _State(state.path, run.digest)
+        with state.counts_time():
+            self._command(run, "fit", *self._fit_arguments(run, folder, checkpoint.is_file()))
+            data = self.study.data
+            self._command(
+                run,
+                "evaluate",
+                *("--ckpt_path", checkpoint, "--data.name", data["name"]),
+                *("--data.root", self.root, "--split", data["split"], "--num_workers", 0),
+                *("--output", folder / "evaluation", "--scales", *self.study.scales),
+            )
         record = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-        row = _row(run, folder, record, time.monotonic() - start)
+        row = _row(run, folder, record, state.seconds)
         with self._table_lock:
             add_row(self.table, row)
+        state.finished = True
+        state.write()
         if run.arm not in self.study.keep_checkpoints:
             shutil.rmtree(checkpoint.parent)
         return row
@@ -175,9 +229,11 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is for the runner to pass on
-                pass_fds=[self._lock_file],  # so a study whose runner was killed still is locked
+                pass_fds=self._locks,  # so a study whose runner was killed still is locked
             )
         self._children.add(child)
+        if self._stopping:  # since it was asked above
+            child.send_signal(signal.SIGTERM)
         code = child.wait()
         self._children.discard(child)
         if self._stopping:
@@ -192,16 +248,22 @@ class Runner:
         for child in list(self._children):
             child.send_signal(signal.SIGTERM)  # fit saves a checkpoint first
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
+
+@contextmanager
+def _locked(*folders: Path) -> Iterator[tuple[int, ...]]:
+    """Lock folders, made if missing, against other runners; yield their descriptors."""
+    with ExitStack() as stack:
+        locks = []
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(f"{self.folder}: the study is running already") from error
-            self._lock_file = file.fileno()
-            yield
+                raise UserError(f"{folder}: the study is running already") from error
+            locks.append(descriptor)
+        yield tuple(locks)
 
 
 @contextmanager
@@ -224,12 +286,26 @@ def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float) -> Row:
         "images": record["images"],
         "seconds": round(seconds),
         "skseg": version("skseg"),
+        "commit": _commit(),
         "torch": record["versions"]["torch"],
         "digest": run.digest,
         **{f"iou/{name}": value for name, value in record["iou"].items()},
         **{f"size/{name}": scores["miou"] for name, scores in record["objects"].items()},
     }
     return {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def _commit() -> str:
+    """The commit of the checkout this runs from, -dirty where files differ; empty elsewhere."""
+    root = str(Path(__file__).parents[2])
+    if not Path(root, ".git").exists():
+        return ""
+    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=9"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return ""
+    return done.stdout.strip()
 
 
 def _time_left(seconds: list[float], runs: int, jobs: int) -> str:

@@ -107,13 +107,17 @@ def describe_selection(
     Returns:
         `variation`: for each stage the standard deviation of the largest kernel's weight
         `over_images`, of one channel's, averaged over channels (root mean square), and
-        `over_channels`, of their means over images. `miou`, 0 to 1, with attention as it is,
+        `over_channels`, of their means over images. `miou`, 0 to 1, over the classes that occur in
+        truth, with attention as it is,
         `miou_fixed`, with each unit's mean over the images instead, and `difference`, the first
         minus the second.
     """
     stages = dict.fromkeys(unit.stage for unit in units)
+    # A class that never occurs counts as 0 as soon as one pixel is taken for it, in either pass.
+    occurs = networks[0].counts[..., 1].sum(0) > 0
     counts = [  # [I, 2, K, 3]
-        np.stack([n.counts, n.counts_fixed], axis=1).astype(np.float64) for n in networks
+        np.stack([n.counts, n.counts_fixed], axis=1)[:, :, occurs].astype(np.float64)
+        for n in networks
     ]
 
     def difference(means: Values) -> Values:

@@ -107,19 +107,28 @@ def power(difference: float, deviation: float, pairs: int, alpha: float = 0.05) 
     return float(upper + np.nan_to_num(lower))
 
 
-def detectable_difference(deviation: float, pairs: int, wanted: float = 0.8) -> float:
-    """Return the smallest true difference that is found with probability `wanted`."""
+def detectable_difference(
+    deviation: float, pairs: int, alpha: float = 0.05, wanted: float = 0.8
+) -> float:
+    """Return the smallest true difference that a test at `alpha` finds so.
+
+    That is, with probability `wanted`.
+    """
     if deviation == 0:
         return 0.0
-    return float(optimize.brentq(lambda d: power(d, deviation, pairs) - wanted, 0, 100 * deviation))
+    large = 10 * deviation * stats.t.ppf(1 - alpha / 2, pairs - 1)
+    found = optimize.brentq(lambda d: power(d, deviation, pairs, alpha) - wanted, 0, large)
+    return float(found)
 
 
-def pairs_needed(difference: float, deviation: float, wanted: float = 0.8) -> int | None:
-    """Return the number of pairs that find a true difference with probability `wanted`.
+def pairs_needed(
+    difference: float, deviation: float, alpha: float = 0.05, wanted: float = 0.8
+) -> int | None:
+    """Return the number of pairs by which a test at `alpha` finds a true difference so.
 
-    None beyond 1,000.
+    That is, with probability `wanted`. None beyond 1,000.
     """
     if deviation == 0:
         return 2
     counts = range(2, _MOST_PAIRS + 1)
-    return next((n for n in counts if power(difference, deviation, n) >= wanted), None)
+    return next((n for n in counts if power(difference, deviation, n, alpha) >= wanted), None)

@@ -56,11 +56,10 @@ def summarize(
     Returns:
         `arms` with mean and deviation of each score, `primary` (None if there is none) and
         `others` as `Comparison`s, `classes`, `sizes` and `boundaries` of the study's `pair`, and
-        `conclusions` in words. Scores are in percent, differences in points.
+        the `conclusion` in words. Scores are in percent, differences in points.
     """
     record: dict[str, Any] = {"question": study.question, "runs": len(rows), "decoders": {}}
     record["hours"] = round(sum(float(row["seconds"]) for row in rows) / 3600, 1)
-    conclusions = []
     for decoder in study.decoders:
         arms = {arm: _arm(rows, arm, decoder) for arm in study.arms}
         # Simultaneous intervals: all others cover their true difference with 95 %.
@@ -87,10 +86,10 @@ def summarize(
             },
         }
         if primary:
-            conclusions.append(conclude(study, decoder, primary, p_values[decoder], tests))
+            words = conclude(study, decoder, primary, p_values[decoder], tests)
         else:
-            conclusions.append(look(decoder, arms, others))
-    record["conclusions"] = conclusions
+            words = look(decoder, arms, others)
+        record["decoders"][decoder]["conclusion"] = words
     return record
 
 
@@ -132,16 +131,25 @@ def conclude(
         + (f", {p_value:.2g} after Holm's correction for {tests} tests" if tests > 1 else "")
         + f"; Wilcoxon p = {found.p_wilcoxon:.2g})"
     )
-    least = detectable_difference(found.deviation, found.pairs)
-    needed = pairs_needed(1.0, found.deviation)
+    alpha = _ALPHA / tests  # Holm's strictest step
+    least = detectable_difference(found.deviation, found.pairs, alpha)
+    needed = pairs_needed(1.0, found.deviation, alpha)
     spread = (
         f"With this spread between seeds (standard deviation of the difference "
         f"{found.deviation:.2f}), {found.pairs} pairs find a true difference of {least:.2f} points "
-        f"with a probability of 80 %; a difference of 1 point takes "
-        f"{needed if needed else 'more than 1,000'} pairs."
+        f"with a probability of 80 %{' or more' * (tests > 1)}; a difference of 1 point takes "
+        f"{needed if needed else 'more than 1,000'} pairs"
+        + (
+            f" (each test at 0.05 / {tests}, the strictest that Holm's may be)."
+            if tests > 1
+            else "."
+        )
     )
-    if p_value >= _ALPHA:
+    assert found.p_value is not None
+    if found.p_value >= _ALPHA:
         verdict = f"no difference shown. {numbers}. Not excluded is what the interval holds."
+    elif p_value >= _ALPHA:
+        verdict = f"no difference shown, though p is below 0.05 before the correction. {numbers}."
     elif found.difference > 0:
         verdict = f"{first} is better. {numbers}."
     else:
@@ -156,13 +164,12 @@ def look(
 ) -> str:
     """Say what a study shows that planned no comparison."""
     text = f"Under {decoder} no comparison was planned, so this is to look at, not a test."
-    done = {name: arm for name, arm in arms.items() if arm["seeds"]}
-    if done:
-        best = max(done, key=lambda name: done[name]["miou"])
-        text += (
-            f" The highest mean mIoU is {best}'s, {done[best]['miou']:.2f} over "
-            f"{done[best]['seeds']} seed(s); {len(done)} of {len(arms)} arms have runs."
-        )
+    seeds = {arm["seeds"] for arm in arms.values()}
+    if len(seeds) == 1 and min(seeds) > 1:
+        best = max(arms, key=lambda name: arms[name]["miou"])
+        text += f" The highest mean mIoU is {best}'s, {arms[best]['miou']:.2f}."
+    else:
+        text += f" Arms have {min(seeds)} to {max(seeds)} seeds so far."
     apart = [
         f"{first} - {second} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
         for (first, second), found in others

@@ -141,7 +141,9 @@ def test_running_norm_in_fuse_has_the_statistics_of_all_images_so_far(
     torch.testing.assert_close(norm.running_mean, seen.mean(0))
     torch.testing.assert_close(norm.running_var, seen.var(0, correction=0))
     torch.testing.assert_close(norm.eval()(batch), out, rtol=0, atol=0)  # trains as it is used
-    torch.testing.assert_close(nn.BatchNorm1d.forward(norm, batch), out)
+    torch_norm = nn.BatchNorm1d(6).double().eval()
+    torch_norm.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(torch_norm(batch), out)
 
 
 def test_running_norm_in_fuse_follows_images_that_change() -> None:
@@ -296,6 +298,8 @@ def test_one_image_cannot_train_a_batch_norm_in_fuse() -> None:
         ({"branches": []}, "at least one branch"),
         ({"branches": [(4, 1)]}, "odd and positive, got 4"),
         ({"branches": [(3, 0)]}, "dilations are at least 1, got 0"),
+        ({"groups": 0}, "groups are at least 1, got 0"),
+        ({"branches": [(3, 1, -1)]}, "groups are at least 1, got -1"),
         ({"groups": 3}, "3 groups do not divide a branch's 8 input and 8 output channels"),
         ({"branches": [(3, 1, 5)]}, "5 groups do not divide"),
         ({"split_input": True, "branches": [(3,), (3,), (3,)]}, "8 channels do not divide"),
@@ -352,6 +356,8 @@ def test_fixed_attention_weighs_every_image_alike(act: type, window: int | None)
         expected = sum(w[:, None, None] * m for w, m in zip(weights.float(), maps, strict=True))
         torch.testing.assert_close(fixed, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(model(x), before)  # nothing is left behind
+    with pytest.raises(UserError, match="no SK unit with attention is named 1"):
+        fix_attention(model, {"1": weights}).__enter__()
 
 
 def test_bf16_autocast_stays_near() -> None:

@@ -101,6 +101,29 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda lines: ["<<<<<<< HEAD\n", *lines], "its first line lacks arm, decoder"),
+        (lambda lines: [*lines, "<<<<<<< HEAD\n"], "line 5 is not a row"),
+        (lambda lines: [*lines, lines[-1]], "line 5 has a run again"),
+        (lambda lines: [*lines, lines[-1].strip() + ",more\n"], "line 5 is not a row"),
+    ],
+)
+def test_a_spoiled_table_is_named(tmp_path: Path, spoil, message: str) -> None:
+    study = read_study(write(tmp_path / "s.yaml"))
+    table = tmp_path / "runs.csv"
+    for run in study.runs()[:3]:
+        add_row(table, row(run))
+    table.write_text("".join(spoil(table.read_text().splitlines(keepends=True))))
+    with pytest.raises(UserError, match=rf"runs\.csv: {message}"):
+        read_rows(table)
+
+
+def test_numbers_in_quotes_are_numbers(tmp_path: Path) -> None:
+    assert read_study(write(tmp_path / "s.yaml", seeds="2")).seeds == 2
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"arms": None}, "lacks arms"),
@@ -116,6 +139,10 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
         ({"data": {"name": "streets"}}, "data needs a name and a split"),
         ({"scales": [0]}, "scales is"),
         ({"scales": []}, "scales is"),
+        ({"seeds": 0}, "seeds must be 1 or more, not 0"),
+        ({"decoders": []}, "decoders is empty"),
+        ({"arms": {}, "primary": [], "others": [], "primary_seeds": 0}, "arms is empty"),
+        ({"primary": ["a", "a"]}, "a comparison is of two of the arms"),
     ],
 )
 def test_a_wrong_config_is_named(tmp_path: Path, changes: dict, message: str) -> None:

@@ -11,8 +11,12 @@ import pytest
 import yaml
 from running import REPOSITORY, STUDIES, run_script
 
-from skseg.study.matrix import read_rows
+from skseg import build_model
+from skseg.encoders import SKSettings
+from skseg.nn.attention import SKAttention
+from skseg.study.matrix import read_rows, read_study
 
+WITH_ATTENTION = ("sk", "region", "fuse_batch", "fuse_running", "fuse_none")
 SMALL = {
     "data.batch_size": 2,
     "data.crop_size": [64, 64],
@@ -43,8 +47,8 @@ def write(folder: Path, root: Path, **changes: object) -> Path:
 
 
 def arguments(folder: Path, config: Path, *more: object) -> list[object]:
-    results = folder / "results" / "tiny"
-    return ["--config", config, "--output", results, "--runs", folder / "runs", "--jobs", 2, *more]
+    places = ["--output", folder / "results", "--runs", folder / "runs"]
+    return ["--config", config, *places, "--jobs", 2, *more]
 
 
 def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: Path) -> None:
@@ -74,17 +78,28 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     rows = read_rows(table)
     assert [r["arm"] for r in rows] == ["sk", "sk", "sum", "sum"]
     assert before.splitlines()[1] in table.read_text()
-    scored = tmp_path / "runs" / "sk-fpn-0" / "evaluation" / "evaluation.json"
+    scored = tmp_path / "runs" / "tiny" / "sk-fpn-0" / "evaluation" / "evaluation.json"
     assert json.loads(scored.read_text())["inference"]["scales"] == [0.5]
-    assert not (tmp_path / "runs" / "sk-fpn-0" / "checkpoints").exists()
-    assert (tmp_path / "runs" / "sum-fpn-0" / "checkpoints" / "last.ckpt").is_file()
-    assert not (tmp_path / "runs" / "sum-fpn-0" / "pictures").exists(), "validated, and scored too"
+    assert not (tmp_path / "runs" / "tiny" / "sk-fpn-0" / "checkpoints").exists()
+    assert (tmp_path / "runs" / "tiny" / "sum-fpn-0" / "checkpoints" / "last.ckpt").is_file()
+    assert not (tmp_path / "runs" / "tiny" / "sum-fpn-0" / "pictures").exists(), (
+        "validated, and scored too"
+    )
     assert "points of mIoU (95 % interval" in (tmp_path / "results" / "README.md").read_text()
     assert "sk against sum under fpn" in (tmp_path / "results" / "README.md").read_text()
 
     changed = run_script("study", *arguments(tmp_path, config, "--set", "data.flip=0.1"))
     assert changed.returncode == 2
     assert "4 of 4 runs are of another version of the config" in changed.stderr
+    mixed = run_script("study", "--config", config, "--set", "data.flip=0.1")
+    assert mixed.returncode == 2
+    assert "give it an --output and --runs of its own" in mixed.stderr
+    table.unlink()  # the network that was kept is of a run that had its row
+    kept = tmp_path / "runs" / "tiny" / "sum-fpn-0"
+    anew = run_script("study", *arguments(tmp_path, config, "--arms", "sum", "--seeds", 1))
+    assert anew.returncode == 1
+    assert f"{kept} has the network of another run: move it away" in anew.stdout
+    assert (kept / "checkpoints" / "last.ckpt").is_file()
     wrong = run_script("study", *arguments(tmp_path, config, "--data.root", tmp_path / "none"))
     assert wrong.returncode == 2
     assert f"no data in {tmp_path / 'none'}" in wrong.stderr
@@ -104,7 +119,7 @@ def test_a_stopped_study_goes_on_to_the_same_numbers(tmp_path: Path, streets_roo
     config = write(parts, streets_root, **more)
     command = [sys.executable, "scripts/study.py", *map(str, arguments(parts, config))]
     runner = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    checkpoint = parts / "runs" / "sk-fpn-0" / "checkpoints" / "last.ckpt"
+    checkpoint = parts / "runs" / "tiny" / "sk-fpn-0" / "checkpoints" / "last.ckpt"
     while not checkpoint.exists():
         assert runner.poll() is None
         time.sleep(0.05)
@@ -136,10 +151,29 @@ def test_every_study_starts(
     done = run_script(
         "study",
         *("--config", config, "--data.root", root, "--limit", 1, "--jobs", 1, *small),
-        *("--output", tmp_path / "results" / "x", "--runs", tmp_path / "runs"),
+        *("--output", tmp_path / "results", "--runs", tmp_path / "runs"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(read_rows(tmp_path / "results" / "x" / "runs.csv")) == 1
+    assert len(read_rows(tmp_path / "results" / config.stem / "runs.csv")) == 1
+
+
+@pytest.mark.parametrize("config", STUDIES, ids=lambda p: p.stem)
+def test_every_arm_is_a_network(config: Path) -> None:
+    """A mistake in a late arm would show after hours."""
+    study = read_study(config)
+    base = yaml.safe_load(Path(REPOSITORY, study.fit).read_text())["model"]
+    for arm, own in study.arms.items():
+        values = {**study.set, **own}
+        sk = dict(base.get("sk") or {}) if "model.sk" not in values else values["model.sk"]
+        for key, value in values.items():
+            if key.startswith("model.sk."):
+                sk[key.removeprefix("model.sk.")] = value
+        name = values.get("model.encoder_name", base["encoder_name"])
+        is_sk = "sk" in base or any(key.startswith("model.sk") for key in values)
+        settings = SKSettings(**sk) if is_sk and sk is not None else None
+        model = build_model("fpn", name, None, classes=3, sk=settings)
+        has_attention = any(isinstance(m, SKAttention) for m in model.modules())
+        assert has_attention == (arm.endswith("_selected") or arm in WITH_ATTENTION), arm
 
 
 @pytest.mark.parametrize(

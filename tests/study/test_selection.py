@@ -90,6 +90,17 @@ def test_counts_are_those_of_predictions_at_the_scale(streets_root: Path) -> Non
     assert reader.settings == InferenceSettings(scales=(0.5,))
 
 
+def test_a_class_that_never_occurs_does_not_decide_what_following_is_worth() -> None:
+    """One pixel taken for it, in one of the passes, would be points of mIoU."""
+    largest = [np.zeros((50, 6), np.float32) for _ in UNITS]
+    never = np.zeros((50, 1, 3), np.int64)
+    stray = never.copy()
+    stray[0, 0, 2] = 1
+    counts, fixed = (np.concatenate([COUNTS, last], axis=1) for last in (never, stray))
+    found = describe_selection([Selection(largest, counts, fixed)], UNITS)
+    assert found["difference"] == {"value": 0, "low": 0, "high": 0}
+
+
 def test_variation_over_images_and_over_channels() -> None:
     rng = np.random.default_rng(0)
     weights = [rng.uniform(0.3, 0.7, (50, 1)) + rng.normal(0, 0.1, (1, 6)) for _ in UNITS]

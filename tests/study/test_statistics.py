@@ -96,14 +96,17 @@ def test_power_is_the_share_of_simulated_studies_that_find_it() -> None:
     assert power(0.0, 1.3, 12) == pytest.approx(0.05)
 
 
-@given(st.floats(0.05, 5), st.integers(2, 40))
-def test_what_is_detectable_is_detected_with_that_probability(deviation: float, pairs: int) -> None:
-    least = detectable_difference(deviation, pairs)
-    assert power(least, deviation, pairs) == pytest.approx(0.8, abs=1e-6)
+@given(st.floats(0.05, 5), st.integers(2, 40), st.floats(0.001, 0.1))
+def test_what_is_detectable_is_detected_with_that_probability(
+    deviation: float, pairs: int, alpha: float
+) -> None:
+    least = detectable_difference(deviation, pairs, alpha)
+    assert power(least, deviation, pairs, alpha) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_pairs_needed_are_the_fewest() -> None:
     needed = pairs_needed(1.0, 1.3)
     assert power(1.0, 1.3, needed) >= 0.8 > power(1.0, 1.3, needed - 1)
+    assert pairs_needed(1.0, 1.3, alpha=0.01) > needed
     assert pairs_needed(0.001, 1.3) is None
     assert pairs_needed(1.0, 0.0) == 2

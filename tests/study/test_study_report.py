@@ -8,7 +8,8 @@ import pytest
 import yaml
 from running import REPOSITORY, run_script
 
-from skseg.study.matrix import Study, add_row, read_study
+from skseg.errors import UserError
+from skseg.study.matrix import Study, add_row, read_rows, read_study
 from skseg.study.report import write_reports
 from skseg.study.summary import scores
 
@@ -95,6 +96,9 @@ def test_the_attention_of_its_networks_is_summed_up(tmp_path: Path) -> None:
     assert "Of 6 networks of plain on 9 images" in text
     assert "+1.00 points (-0.50 to +2.50)" in text
     assert "![growth](attention/plain/growth.png)" in text
+    one = {"selection": {"difference": {"value": 0.01, "low": None, "high": None}}}
+    (folder / "attention" / "sk" / "attention.json").write_text(json.dumps(record | one))
+    assert "+1.00 points." in write_reports([config], tmp_path / "results")[0].read_text()
     assert '- "larger for larger": neither; up in 50 %.' in text
 
 
@@ -134,11 +138,42 @@ def test_tests_of_several_studies_are_corrected_for_their_number(tmp_path: Path)
         for n in ("one", "two")
     )
     assert p_one == p_two  # of step-down values none is below the one before
-    assert "no difference shown. +1.15" in texts[0]
+    assert "no difference shown, though p is below 0.05 before the correction. +1.15" in texts[0]
     assert "after Holm's correction for 3 tests" in texts[0]
     assert "sk is better. +9.00" in texts[2]
     index = (tmp_path / "results" / "README.md").read_text()
     assert all(f"({name}/report.md)" in index for name in ("one", "two", "three"))
+
+
+def test_what_is_planned_counts_before_it_is_done(tmp_path: Path) -> None:
+    """Else a finding could be taken back when another study ends."""
+    config, study = write_study(tmp_path, "one")
+    write_rows(study, tmp_path / "results" / "one" / "runs.csv", 1.15)
+    planned, other = write_study(tmp_path, "two")
+
+    def conclusion() -> str:
+        report = write_reports([config, planned], tmp_path / "results")[0].read_text()
+        return report.partition("## Conclusion")[2].partition("![arms]")[0]
+
+    before = conclusion()
+    assert "after Holm's correction for 2 tests" in before
+    assert "(each test at 0.05 / 2" in before
+    write_rows(other, tmp_path / "results" / "two" / "runs.csv", 0.0)
+    assert conclusion() == before
+
+
+def test_each_decoder_has_its_own_conclusion(tmp_path: Path) -> None:
+    config, _ = write_study(tmp_path, "streets")
+    content = yaml.safe_load(config.read_text()) | {"decoders": ["fpn", "unet"]}
+    config.write_text(yaml.safe_dump(content))
+    write_rows(read_study(config), tmp_path / "results" / "streets" / "runs.csv", 2.0)
+    (report,) = write_reports([config], tmp_path / "results")
+    first, second = report.read_text().split("# unet\n")
+    assert first.count("under fpn") == second.count("under unet") == 1
+    assert "under unet" not in first
+    assert "correction for 2 tests" in second
+    index = (tmp_path / "results" / "README.md").read_text()
+    assert "\n\nsk against wide under unet: sk is better" in index
 
 
 def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: Path) -> None:
@@ -152,7 +187,7 @@ def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: 
     (report,) = write_reports([config], tmp_path / "results")
     text = report.read_text()
     assert "no comparison was planned" in text
-    assert "The highest mean mIoU is sk's, 43.00 over 6 seed(s); 3 of 3 arms" in text
+    assert "The highest mean mIoU is sk's, 43.00." in text
     assert "zero: sk - plain (" in text
     assert "wide - plain (" not in text
     assert "## sk - plain, by class" in text
@@ -162,17 +197,49 @@ def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: 
     planned, study = write_study(tmp_path, "streets")
     write_rows(study, tmp_path / "results" / "streets" / "runs.csv", 2.0)
     assert "Holm" not in write_reports([config, planned], tmp_path / "results")[1].read_text()
-    config.write_text(yaml.safe_dump(content | {"others": []}))
+    more = read_study(config).run("plain", "fpn", 6)
+    add_row(table, read_rows(table)[0] | {"arm": "plain", "seed": "6", "digest": more.digest})
+    text = write_reports([config], tmp_path / "results")[0].read_text()
+    assert "highest" not in text, "arms of unequal seeds are not ranked"
+    assert "Arms have 6 to 7 seeds so far" in text
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:4]))
+    assert "by class" not in write_reports([config], tmp_path / "results")[0].read_text()
+    table.unlink()
+    write_rows(read_study(config), table, 3.0)
+    config.write_text(yaml.safe_dump(content | {"seeds": 6, "others": []}))
     (report,) = write_reports([config], tmp_path / "results")
     assert "by class" not in report.read_text()
 
 
 def test_reports_of_nothing(tmp_path: Path) -> None:
     config, _ = write_study(tmp_path, "streets")
-    assert write_reports([config], tmp_path) == []
+    with pytest.raises(UserError, match=r"has no NAME/runs\.csv of a study, of streets"):
+        write_reports([config], tmp_path / "none")
     done = run_script("study")
     assert done.returncode == 2
     assert "--config" in done.stderr
+
+
+def test_another_readme_is_not_overwritten(tmp_path: Path) -> None:
+    config, study = write_study(tmp_path, "streets")
+    write_rows(study, tmp_path / "streets" / "runs.csv", 1.0)
+    (tmp_path / "README.md").write_text("# Mine")
+    with pytest.raises(UserError, match=r"README\.md: is something else"):
+        write_reports([config], tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# Mine"
+    assert not (tmp_path / "streets" / "report.md").exists()
+
+
+def test_stale_rows_of_one_study_leave_the_others_their_reports(tmp_path: Path) -> None:
+    config, study = write_study(tmp_path, "one")
+    stale, other = write_study(tmp_path, "two")
+    for each in (study, other):
+        write_rows(each, tmp_path / "results" / each.data["is"] / "runs.csv", 1.0)
+    stale.write_text(stale.read_text().replace("is: two", "is: another"))
+    with pytest.raises(UserError, match=r"two/runs\.csv: 14 of 14 runs are of another version"):
+        write_reports([config, stale], tmp_path / "results")
+    assert (tmp_path / "results" / "one" / "report.md").is_file()
+    assert not (tmp_path / "results" / "two" / "report.md").exists()
 
 
 def test_a_report_says_at_what_size_it_scored(tmp_path: Path) -> None:
