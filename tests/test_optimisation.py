@@ -13,6 +13,7 @@ from skseg.callbacks import SavePredictions
 from skseg.cli import fit
 from skseg.data import SegmentationDataset, eval_transform, get_dataset
 from skseg.errors import UserError
+from skseg.nn.attention import FuseRunningNorm
 from skseg.task import SegmentationTask
 from skseg.training import TimmSyncBatchNorm
 
@@ -150,3 +151,10 @@ def test_sync_batch_norm_keeps_timms_activations() -> None:
     for name, activation in before.items():
         assert isinstance(converted[name], torch.nn.SyncBatchNorm)
         assert type(converted[name].act) is type(activation)
+
+
+def test_sync_batch_norm_leaves_the_running_norm_of_attention() -> None:
+    unit = skseg.SKConv2d(8, fuse_norm="running")
+    converted = TimmSyncBatchNorm().apply(unit)
+    assert isinstance(converted.attn.bn, FuseRunningNorm)
+    assert isinstance(converted.paths[0].bn, torch.nn.SyncBatchNorm)
