@@ -146,6 +146,20 @@ def test_running_norm_in_fuse_has_the_statistics_of_all_images_so_far(
     torch.testing.assert_close(torch_norm(batch), out)
 
 
+def test_attention_follows_images_where_the_norm_takes_away_what_they_share() -> None:
+    """Maps after a ReLU have means in common; a layer norm keeps them, so they set the attention."""
+    torch.manual_seed(0)
+    pooled = torch.rand(32) + 0.05 * torch.rand(64, 32)
+    deviation = {}
+    for norm in get_args(FuseNorm):
+        torch.manual_seed(1)
+        attn = SKConv2d(32, groups=4, fuse_norm=norm).attn
+        with torch.no_grad():
+            deviation[norm] = float(attn(pooled).std(0).mean())
+    assert deviation["running"] == pytest.approx(deviation["batch"])  # of a first batch
+    assert deviation["running"] > 5 * deviation["layer"] > 5 * deviation["none"]
+
+
 def test_running_norm_in_fuse_follows_images_that_change() -> None:
     torch.manual_seed(0)
     norm = FuseRunningNorm(3)
