@@ -147,7 +147,7 @@ def test_running_norm_in_fuse_has_the_statistics_of_all_images_so_far(
 
 
 def test_attention_follows_images_where_the_norm_takes_away_what_they_share() -> None:
-    """Maps after a ReLU have means in common; a layer norm keeps them, so they set the attention."""
+    """Means of maps after a ReLU have much in common, and a layer norm keeps it."""
     torch.manual_seed(0)
     pooled = torch.rand(32) + 0.05 * torch.rand(64, 32)
     deviation = {}
