@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml
 
 install: $(VENV)/installed  ## Make the virtual environment (.venv)
 
-demo: install  ## Draw street scenes, train an SK network on them, score it: 10 minutes on 2 cores
+demo: install  ## Draw street scenes, train an SK network on them, score it: 8 minutes on 2 cores
 	test -d $(STREETS) || $(BIN)/python scripts/draw_streets.py --root $(STREETS)
 	rm -rf $(DEMO)
 	$(BIN)/python scripts/fit.py --config configs/streets.yaml --run_dir $(DEMO)

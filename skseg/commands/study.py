@@ -12,6 +12,8 @@ from skseg.study.matrix import read_study
 from skseg.study.report import write_reports
 from skseg.study.runner import Runner
 
+_OURS = Path("configs/studies")
+
 
 @exits_on_mistakes
 def main(args: list[str] | None = None) -> int:
@@ -19,7 +21,12 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="configs/studies/NAME.yaml")
     parser.add_argument("--data.root", dest="root", type=Path, help="directory of the data")
-    parser.add_argument("--output", type=Path, help="folder of all studies' results; docs/results")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of all studies' results; docs/results for those of configs/studies, else "
+        "results/ beside the config",
+    )
     parser.add_argument("--runs", type=Path, help="folder of all studies' runs; runs/studies")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--arms", nargs="+", help="only runs of these arms")
@@ -33,19 +40,24 @@ def main(args: list[str] | None = None) -> int:
         help="set a value of all runs, as --KEY VALUE of fit does; makes another study of it",
     )
     parser.add_argument(
-        "--report", action="store_true", help="only make the reports of all studies again"
+        "--report",
+        action="store_true",
+        help="only make the reports again, of all studies beside --config (configs/studies)",
     )
     flags = parser.parse_args(args)
     console = Console(soft_wrap=True)
     if flags.config is None and not flags.report:
         parser.error("give a --config to run, or --report")
+    configs = flags.config.parent if flags.config else _OURS
+    is_ours = configs.resolve() == _OURS.resolve()
+    results = flags.output or (Path("docs/results") if is_ours else configs / "results")
     if flags.report:
-        _report(Path("configs/studies"), flags.output or Path("docs/results"), console)
+        _report(configs, results, console)
         return 0
     if flags.set and not (flags.output and flags.runs):
         parser.error("--set makes another study of it: give it an --output and --runs of its own")
     study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
-    results, name = flags.output or Path("docs/results"), flags.config.stem
+    name = flags.config.stem
     folder = (flags.runs or Path("runs/studies")) / name
     runner = Runner(study, results / name / "runs.csv", folder, flags.root)
     try:
@@ -55,7 +67,7 @@ def main(args: list[str] | None = None) -> int:
         return 130
     # With --set it is a study of its own, without a config to make its report from.
     if not flags.set and runner.table.is_file():
-        _report(flags.config.parent, results, console)
+        _report(configs, results, console)
     return 1 if failed else 0
 
 

@@ -12,6 +12,7 @@ from skseg.study.statistics import holm
 from skseg.study.summary import ARM_SCORES, compare_arms, summarize
 
 _INDEX_TITLE = "# Results of the studies"
+_FEWEST = 3  # pairs; the interval of two is so wide that it says nothing
 
 
 def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
@@ -101,7 +102,8 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     at = f" at {', '.join(f'{s:g}' for s in study.scales)} of its size" * (study.scales != [1.0])
     lines = [f"# {study.question}", ""]
     lines += [
-        f"{summary['runs']} runs, {summary['hours']} hours of runs, pauses included. All arms have "
+        f"{summary['runs']} of {len(study.runs())} planned runs are done, in {summary['hours']} "
+        "hours of runs, pauses included. All arms have "
         f"the same schedule, augmentation and seeds (`{study.fit}`); weights are the last epoch's; "
         f"scores are of {study.data['name']}'s {study.data['split']} split{at}, in percent. "
         "What is concluded holds for networks of this size, this schedule and these data.",
@@ -120,7 +122,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
         lines += _others(record["others"])
-        if not (record["classes"] or record["sizes"]):  # no pair, or none of both arms yet
+        if not any(found["pairs"] >= _FEWEST for found in record["classes"].values()):
             continue
         first, second = study.pair
         lines += [
@@ -195,7 +197,7 @@ def _difference_table(found: Mapping[str, Mapping[str, Any]], title: str) -> lis
 
 def _difference(row: Mapping[str, Any]) -> str:
     interval = "-"
-    if row["interval"] is not None:
+    if row["pairs"] >= _FEWEST:
         interval = "{:+.2f} to {:+.2f}".format(*row["interval"])
     value = "-" if row["difference"] is None else f"{row['difference']:+.2f}"
     return f"{row['pairs']} | {value} | {interval}"

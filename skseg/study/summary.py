@@ -147,7 +147,9 @@ def conclude(
     )
     assert found.p_value is not None
     if found.p_value >= _ALPHA:
-        verdict = f"no difference shown. {numbers}. Not excluded is what the interval holds."
+        verdict = (
+            f"no difference shown. {numbers}. Any difference inside the interval remains possible."
+        )
     elif p_value >= _ALPHA:
         verdict = f"no difference shown, though p is below 0.05 before the correction. {numbers}."
     elif found.difference > 0:
