@@ -1,6 +1,7 @@
 """Small data sets as real files, drawn once a session."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Before torch starts its threads: tests run side by side.
@@ -37,6 +38,15 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image = np.stack([mask * 20, 255 - mask * 20, mask * 10], axis=-1)
             cv2.imwrite(str(root / split / "images" / f"{split}{i}.jpg"), image)
             cv2.imwrite(str(root / split / "masks" / f"{split}{i}.png"), mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def folder_root(camvid_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures in the layout of the data set `folder`."""
+    root = tmp_path_factory.mktemp("folder") / "own"
+    shutil.copytree(camvid_root, root)
+    (root / "classes.yaml").write_text(f"names: [{', '.join(f'class {i}' for i in range(12))}]")
     return root
 
 

@@ -254,7 +254,7 @@ def _locked(*folders: Path) -> Iterator[tuple[int, ...]]:
     """Lock folders, made if missing, against other runners; yield their descriptors."""
     with ExitStack() as stack:
         locks = []
-        for folder in folders:
+        for folder in dict.fromkeys(folder.resolve() for folder in folders):  # may be the same
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)

@@ -157,6 +157,32 @@ def test_every_study_starts(
     assert len(read_rows(tmp_path / "results" / config.stem / "runs.csv")) == 1
 
 
+def test_the_study_in_the_documentation_runs(folder_root: Path, tmp_path: Path) -> None:
+    """As it stands there, with the trial that it proposes; its results lie beside it."""
+    text = (REPOSITORY / "docs" / "study.md").read_text()
+    config = tmp_path / "mine" / "segments.yaml"
+    config.parent.mkdir()
+    config.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    places = ["--runs", tmp_path / "runs", "--data.root", folder_root]
+    small = [f"--set={key}={value}" for key, value in SMALL.items()]
+    trial = ["--seeds", 1, *small, "--output", tmp_path / "try", "--runs", tmp_path / "try"]
+    done = run_script("study", "--config", config, *places, *trial)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = read_rows(tmp_path / "try" / "segments" / "runs.csv")
+    assert [(row["arm"], row["decoder"], row["seed"]) for row in rows] == [
+        ("sk", "unet", "0"),
+        ("sum", "unet", "0"),
+        ("wide", "unet", "0"),
+    ]
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(content | {"set": SMALL, "decoders": ["fpn"]}))
+    done = run_script("study", "--config", config, *places, "--limit", 1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (config.parent / "results" / "segments" / "report.md").is_file()
+    again = run_script("study", "--config", config, "--report")
+    assert f"report {config.parent / 'results' / 'segments' / 'report.md'}" in again.stdout
+
+
 @pytest.mark.parametrize("config", STUDIES, ids=lambda p: p.stem)
 def test_every_arm_is_a_network(config: Path) -> None:
     """A mistake in a late arm would show after hours."""
