@@ -53,7 +53,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         summary = summarize(study, rows[name], p_values, len(adjusted))
         (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         plot_arms(study, rows[name]).savefig(folder / "arms.png")
-        if study.pair:
+        if any(_has_pairs(record) for record in summary["decoders"].values()):
             plot_differences(study, rows[name]).savefig(folder / "differences.png")
         text = markdown(study, summary) + "\n".join(_attention(folder / "attention", study.arms))
         (folder / "report.md").write_text(text, encoding="utf-8")
@@ -65,6 +65,11 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
     if stale:
         raise UserError("; ".join(stale.values()) + ". All other reports are made")
     return written
+
+
+def _has_pairs(record: Mapping[str, Any]) -> bool:
+    """Whether the study's pair has been run often enough under a decoder to be shown in detail."""
+    return any(found["pairs"] >= _FEWEST for found in record["classes"].values())
 
 
 def _stale(
@@ -122,7 +127,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
         lines += _others(record["others"])
-        if not any(found["pairs"] >= _FEWEST for found in record["classes"].values()):
+        if not _has_pairs(record):
             continue
         first, second = study.pair
         lines += [
