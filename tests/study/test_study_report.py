@@ -65,7 +65,7 @@ def test_the_conclusion_follows_from_the_numbers(tmp_path: Path, gain: float, wo
     # Student's interval at 6 pairs of deviation 1: 2.570582 / sqrt(6)
     assert f"interval {gain - 1.0494:+.2f} to {gain + 1.0494:+.2f}, 6 pairs" in text
     assert "a difference of 1 point takes 10 pairs" in text
-    assert "14 runs, 14.0 hours" in text
+    assert "14 of 14 planned runs are done, in 14.0 hours" in text
     summary = json.loads((report.parent / "summary.json").read_text())
     record = summary["decoders"]["fpn"]
     assert record["arms"]["plain"]["miou"] == pytest.approx(40)
