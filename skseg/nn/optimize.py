@@ -4,7 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
 from skseg.errors import UserError
 from skseg.nn import kernels
@@ -32,13 +32,14 @@ class FoldedSKConv2d(nn.Module):
         assert unit.attn is not None
         self.paths, self.attn = unit.paths, unit.attn
         norm = self.attn.bn
-        if isinstance(norm, (nn.BatchNorm1d, FuseRunningNorm)) and norm.running_mean is not None:
-            # Both have the parameters and statistics that folding reads.
-            self.attn.fc_reduce = fuse_linear_bn_eval(
-                self.attn.fc_reduce,
-                norm,  # type: ignore[arg-type]
-            )
-            self.attn.bn = nn.Identity()
+        if isinstance(norm, (nn.BatchNorm1d, FuseRunningNorm)):
+            mean, var = norm.running_mean, norm.running_var
+            if mean is not None and var is not None:
+                linear = self.attn.fc_reduce
+                linear.weight, linear.bias = fuse_linear_bn_weights(
+                    linear.weight, linear.bias, mean, var, norm.eps, norm.weight, norm.bias
+                )
+                self.attn.bn = nn.Identity()
         self.split_input, self.pool_window = unit.split_input, unit.pool_window
         self.fits_kernels = fits_kernels(unit)
         convs = [path.conv for path in paths_of(unit)]
