@@ -188,6 +188,7 @@ class Runner:
         if not checkpoint.is_file():  # nothing to go on from
             shutil.rmtree(folder, ignore_errors=True)
             state = _State(state.path, run.digest)
+        commit = _commit()  # before the run, so that later edits are not taken for its code
         with state.counts_time():
             self._command(run, "fit", *self._fit_arguments(run, folder, checkpoint.is_file()))
             data = self.study.data
@@ -199,7 +200,7 @@ class Runner:
                 *("--output", folder / "evaluation", "--scales", *self.study.scales),
             )
         record = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-        row = _row(run, folder, record, state.seconds)
+        row = _row(run, folder, record, state.seconds, commit)
         with self._table_lock:
             add_row(self.table, row)
         state.finished = True
@@ -275,7 +276,7 @@ def _terminates_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float) -> Row:
+def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float, commit: str) -> Row:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     row: dict[str, Any] = {
         "arm": run.arm,
@@ -286,7 +287,7 @@ def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float) -> Row:
         "images": record["images"],
         "seconds": round(seconds),
         "skseg": version("skseg"),
-        "commit": _commit(),
+        "commit": commit,
         "torch": record["versions"]["torch"],
         "digest": run.digest,
         **{f"iou/{name}": value for name, value in record["iou"].items()},
@@ -296,16 +297,24 @@ def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float) -> Row:
 
 
 def _commit() -> str:
-    """The commit of the checkout this runs from, -dirty where files differ; empty elsewhere."""
-    root = str(Path(__file__).parents[2])
-    if not Path(root, ".git").exists():
+    """The commit of the checkout this runs from; empty elsewhere.
+
+    With -dirty where the package's files differ from it. Rows of studies, which lie in the same
+    checkout, are left out, as they change by themselves.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
         return ""
-    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=9"]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        changes = git("status", "--porcelain", "--", "skseg", "configs")
+        return git("rev-parse", "--short=9", "HEAD") + ("-dirty" if changes else "")
     except OSError:  # no git
         return ""
-    return done.stdout.strip()
 
 
 def _time_left(seconds: list[float], runs: int, jobs: int) -> str:

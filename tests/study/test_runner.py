@@ -68,6 +68,10 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     assert (row["arm"], row["encoder"], row["decoder"]) == ("sk", "sknet_tiny", "fpn")
     assert (row["seed"], other["seed"]) == ("0", "1")
     assert 0 <= float(row["miou"]) <= 1
+    head = subprocess.run(
+        ["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    assert row["commit"].removesuffix("-dirty") == head[:9]  # both empty outside a checkout
     before = table.read_text()
 
     config = write(tmp_path, streets_root, keep_checkpoints=["sum"])  # mended
