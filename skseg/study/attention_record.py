@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skseg.metrics.objects import BIN_NAMES
 from skseg.nn import Unit
 from skseg.study.attention import Attention, Observations
-from skseg.study.estimates import estimate
+from skseg.study.estimates import estimate, interval_words
 from skseg.study.selection import describe_selection
 from skseg.study.targets import FACTORS
 
@@ -240,15 +240,14 @@ def judge(growth: dict[str, Any]) -> dict[str, Any]:
 
 def _words(change: dict[str, Any]) -> str:
     rise, share = change["rise"], change["rising_channels"]
-    text = f"{_signed(rise)}, and up in {100 * share['value']:.1f} % of channels"
-    if share["low"] is None:
-        return text
-    return f"{text} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
+    return (
+        f"{_signed(rise)}, and up in {100 * share['value']:.1f} % of channels"
+        f"{interval_words(share, 100, '.1f')}"
+    )
 
 
 def _signed(e: dict[str, Any]) -> str:
-    text = f"weight {e['value']:+.4f}"
-    return text if e["low"] is None else f"{text} ({e['low']:+.4f} to {e['high']:+.4f})"
+    return f"weight {e['value']:+.4f}{interval_words(e, 1, '+.4f')}"
 
 
 def _above(e: dict[str, Any], value: float) -> bool:

@@ -17,6 +17,7 @@ from skseg.study.attention_plots import (
     plot_images,
     stage_weights,
 )
+from skseg.study.estimates import interval_words
 from skseg.task import SegmentationTask
 
 _RECORD = "attention.json"
@@ -91,8 +92,8 @@ def growth_table(record: dict[str, Any]) -> Table:
         table.add_row(
             stage,
             str(change["channels"]),
-            f"{rise['value']:+.4f}{_interval(rise, 1, '+.4f')}",
-            f"{100 * share['value']:.1f}{_interval(share, 100, '.1f')}",
+            f"{rise['value']:+.4f}{interval_words(rise, 1, '+.4f')}",
+            f"{100 * share['value']:.1f}{interval_words(share, 100, '.1f')}",
         )
     table.caption = f"{growth['objects']} objects on {growth['images']} images"
     return table
@@ -106,7 +107,7 @@ def selection_table(record: dict[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage, found in selection["variation"].items():
         cells = [
-            f"{100 * found[key]['value']:.2f}{_interval(found[key], 100, '.2f')}"
+            f"{100 * found[key]['value']:.2f}{interval_words(found[key], 100, '.2f')}"
             for key in ("over_images", "over_channels")
         ]
         table.add_row(stage, *cells)
@@ -114,12 +115,6 @@ def selection_table(record: dict[str, Any]) -> Table:
     table.caption = (
         f"{record['images']} whole images. mIoU {100 * miou['value']:.2f}, and with each unit's "
         f"mean attention instead {100 * fixed['value']:.2f}: following the image is worth "
-        f"{100 * difference['value']:+.2f} points{_interval(difference, 100, '+.2f')}"
+        f"{100 * difference['value']:+.2f} points{interval_words(difference, 100, '+.2f')}"
     )
     return table
-
-
-def _interval(e: dict[str, Any], factor: float, form: str) -> str:
-    if e["low"] is None:
-        return ""
-    return f" ({factor * e['low']:{form}} to {factor * e['high']:{form}})"

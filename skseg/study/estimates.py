@@ -1,6 +1,6 @@
 """Values with intervals: over the images of one network, or over several networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,3 +65,10 @@ def estimate(
     resampled = np.concatenate([of(part @ images / count) for part in np.split(draws, 20)])
     low, high = np.quantile(resampled, (_TAIL, 1 - _TAIL), axis=0)
     return Estimate(value, low, high)
+
+
+def interval_words(e: Mapping[str, Any], factor: float, form: str) -> str:
+    """Write the interval of a number's `Estimate.plain`, " (LOW to HIGH)"; empty without one."""
+    if e["low"] is None:
+        return ""
+    return f" ({factor * e['low']:{form}} to {factor * e['high']:{form}})"

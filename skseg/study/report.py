@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skseg.errors import UserError
+from skseg.study.estimates import interval_words
 from skseg.study.matrix import Row, Study, check_rows, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.statistics import holm
@@ -30,9 +31,12 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         The reports' paths.
 
     Raises:
-        UserError: a config is not one, no study has rows, or another README.md is in the way; and,
-            once all other reports are made, where rows are of another version of a config.
+        UserError: there is no config, one is not a study's, no study has rows, or another README.md
+            is in the way; and, once all other reports are made, where rows are of another version
+            of a config.
     """
+    if not configs:
+        raise UserError("no study's config, so nothing to report on")
     planned = {config.stem: read_study(config) for config in configs}
     rows = {name: read_rows(results / name / "runs.csv") for name in planned}
     studies = {name: study for name, study in planned.items() if rows[name]}
@@ -90,7 +94,7 @@ def _adjusted(
 ) -> dict[tuple[str, str], float | None]:
     """Correct the primary tests, by study and decoder, for the number of all that are planned.
 
-    So what one has shown does not change when another is done. None while pairs are missing.
+    So a finding is not taken back when another test is made. None while pairs are missing.
     """
     found = {}
     for name, study in planned.items():
@@ -161,16 +165,14 @@ def _attention(folder: Path, arms: Iterable[str]) -> list[str]:
 
 def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
     worth = record["selection"]["difference"]
-    interval = ""
-    if worth["low"] is not None:
-        interval = f" ({100 * worth['low']:+.2f} to {100 * worth['high']:+.2f})"
     lines = [
         f"Of {record['networks']} networks of {arm} on {record['images']} images "
         f"({record['interval']}), by `python scripts/attention.py`; more in "
         f"[attention/{arm}](attention/{arm}).",
         "",
         "- What following the image is worth, mIoU as it is over mIoU with each unit's attention "
-        f"held at its mean: {100 * worth['value']:+.2f} points{interval}.",
+        f"held at its mean: {100 * worth['value']:+.2f} points"
+        f"{interval_words(worth, 100, '+.2f')}.",
     ]
     for claim in record["claims"].values():
         lines.append(f'- "{claim["claim"]}": {claim["verdict"]}; {claim["numbers"]}.')

@@ -171,7 +171,7 @@ def look(
         best = max(arms, key=lambda name: arms[name]["miou"])
         text += f" The highest mean mIoU is {best}'s, {arms[best]['miou']:.2f}."
     else:
-        text += f" Arms have {min(seeds)} to {max(seeds)} seeds so far."
+        text += f" The arms' numbers of seeds so far: {min(seeds)} to {max(seeds)}."
     apart = [
         f"{first} - {second} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
         for (first, second), found in others

@@ -201,7 +201,7 @@ def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: 
     add_row(table, read_rows(table)[0] | {"arm": "plain", "seed": "6", "digest": more.digest})
     text = write_reports([config], tmp_path / "results")[0].read_text()
     assert "highest" not in text, "arms of unequal seeds are not ranked"
-    assert "Arms have 6 to 7 seeds so far" in text
+    assert "The arms' numbers of seeds so far: 6 to 7." in text
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:4]))
     assert "by class" not in write_reports([config], tmp_path / "results")[0].read_text()
     table.unlink()
@@ -215,6 +215,8 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
     config, _ = write_study(tmp_path, "streets")
     with pytest.raises(UserError, match=r"has no NAME/runs\.csv of a study, of streets"):
         write_reports([config], tmp_path / "none")
+    with pytest.raises(UserError, match="no study's config"):
+        write_reports([], tmp_path)
     done = run_script("study")
     assert done.returncode == 2
     assert "--config" in done.stderr
