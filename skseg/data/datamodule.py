@@ -1,6 +1,8 @@
 """The datamodule: from a data set's name to the loaders of a run."""
 
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,14 @@ class SegmentationDataModule(pl.LightningDataModule):
 def _init_worker(worker: int) -> None:
     # Workers run side by side; cv2's own threads on top would only get in each other's way.
     cv2.setNumThreads(0)
-    # A job's SIGTERM may go to all of its processes. The first one still needs these to save; it
-    # ends them by other means.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A job's SIGTERM may go to all of its processes, and the first one still needs these to save.
+    # That of their own parent ends them: it sends one, and waits, where an error ends the program.
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,4 +1,9 @@
 import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
@@ -67,6 +72,35 @@ def test_the_evaluation_split_can_be_chosen(camvid_root):
     data = datamodule(camvid_root, eval_split="train")
     data.setup("test")
     assert len(data.test_dataloader()) == 9
+
+
+def test_an_error_ends_a_program_whose_workers_are_busy(camvid_root):
+    """The traceback keeps them to the end, when they are told to end and waited for."""
+    code = f"""
+from skseg.data import SegmentationDataModule
+data = SegmentationDataModule("camvid", {str(camvid_root)!r}, batch_size=1, num_workers=1)
+data.setup("fit")
+batches = iter(data.train_dataloader())
+raise RuntimeError("not foreseen")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: not foreseen")
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a system that names no sender")
+def test_workers_outlive_the_signal_of_another(camvid_root):
+    data = datamodule(camvid_root, num_workers=1, batch_size=1)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert len(list(batches)) == len(loader) - 1
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.join(timeout=60)
+    assert worker.exitcode == 0
 
 
 def test_batches_do_not_depend_on_the_workers(camvid_root):
