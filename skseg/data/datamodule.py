@@ -1,5 +1,6 @@
 """The datamodule: from a data set's name to the loaders of a run."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -243,6 +244,8 @@ def _init_worker(worker: int) -> None:
 
 
 def _end_by_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+    parent = multiprocessing.parent_process()
+    assert parent  # this is a worker
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
         pass
     os._exit(0)
