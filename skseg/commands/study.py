@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from skseg.errors import UserError, exits_on_mistakes
 from skseg.study.matrix import read_study
-from skseg.study.report import write_reports
+from skseg.study.report import read_planned, write_reports
 from skseg.study.runner import Runner
 
 _OURS = Path("configs/studies")
@@ -51,12 +52,18 @@ def main(args: list[str] | None = None) -> int:
     configs = flags.config.parent if flags.config else _OURS
     is_ours = configs.resolve() == _OURS.resolve()
     results = flags.output or (Path("docs/results") if is_ours else configs / "results")
+    studies = sorted({*configs.glob("*.yaml"), *[flags.config] * bool(flags.config)})
     if flags.report:
-        _report(configs, results, console)
+        if flags.root or flags.runs or flags.arms or flags.seeds or flags.limit or flags.set:
+            parser.error("--report runs nothing: it takes --config and --output alone")
+        _report(studies, results, console)
         return 0
     if flags.set and not (flags.output and flags.runs):
         parser.error("--set makes another study of it: give it an --output and --runs of its own")
     study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
+    # With --set it is a study of its own, without a config to make its report from.
+    if not flags.set:
+        read_planned(studies, results)  # its mistakes would else show after hours
     name = flags.config.stem
     folder = (flags.runs or Path("runs/studies")) / name
     runner = Runner(study, results / name / "runs.csv", folder, flags.root)
@@ -65,14 +72,13 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
-    # With --set it is a study of its own, without a config to make its report from.
     if not flags.set and runner.table.is_file():
-        _report(configs, results, console)
+        _report(studies, results, console)
     return 1 if failed else 0
 
 
-def _report(configs: Path, results: Path, console: Console) -> None:
-    for path in write_reports(sorted(configs.glob("*.yaml")), results):
+def _report(studies: Sequence[Path], results: Path, console: Console) -> None:
+    for path in write_reports(studies, results):
         console.print(f"report {path}", highlight=False)
 
 

@@ -130,15 +130,19 @@ def full_record(
 
 
 def _objects_record(objects: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Return for each bin the number of objects, mean IoU and recall over classes, and by class."""
+    """Return for each bin the number of objects, IoU and recall by class, and their means.
+
+    Means are over the classes that have objects of that size: else an object of another class that
+    is predicted at that size would take points off the mean that its pixels are not worth.
+    """
     record = {}
     for i, name in enumerate(BIN_NAMES):
         hits, truth, false, number = torch.from_numpy(objects[:, i]).double().T
         iou, recall = hits / (truth + false), hits / truth
         record[name] = {
             "objects": int(number.sum()),
-            "miou": plain(iou.nanmean()),
-            "mean_recall": plain(recall.nanmean()),
+            "miou": plain(iou[truth > 0].mean()),
+            "mean_recall": plain(recall[truth > 0].mean()),
             "iou": by_name(class_names, iou),
             "recall": by_name(class_names, recall),
         }

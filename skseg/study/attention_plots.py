@@ -27,7 +27,11 @@ def plot_growth(record: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(_width(units), 6.2), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(units))
-    change = {key: 100 * _array(growth["largest_change"][key]) for key in ("value", "low", "high")}
+    value = growth["largest_change"]["value"]
+    change = {
+        key: 100 * np.broadcast_to(_array(growth["largest_change"][key]), np.shape(value))
+        for key in ("value", "low", "high")
+    }
     top.axhline(0, color="grey", linewidth=1, linestyle="--")
     for i, factor in list(enumerate(growth["factors"]))[1:]:
         value, low, high = (change[key][i] for key in ("value", "low", "high"))

@@ -53,8 +53,6 @@ def write_attention(
         pictures: how many images to draw, evenly spread.
     """
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, allow_nan=False)
-    (output / _RECORD).write_text(text + "\n")
     kernels = branch_names(seen.units)
     with (output / "images.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -77,6 +75,8 @@ def write_attention(
         )
     for name, figure in figures.items():
         figure.savefig(output / f"{name}.png")
+    text = json.dumps(record, indent=1, allow_nan=False)
+    (output / _RECORD).write_text(text + "\n")  # last, as it stands for all of them
 
 
 def growth_table(record: dict[str, Any]) -> Table:

@@ -85,8 +85,13 @@ class Study:
         return self.primary or next(iter(self.others), [])
 
     @cached_property
+    def fit_text(self) -> str:
+        """Content of the fit config when it was first asked for."""
+        return _read_text(Path(self.fit))
+
+    @cached_property
     def _fit_config(self) -> dict[str, Any]:
-        return _read_yaml(Path(self.fit))
+        return _parse_yaml(self.fit_text, Path(self.fit))
 
     def runs(self) -> list[Run]:
         """Return all runs: the primary comparison first, seed by seed, so that pairs complete."""
@@ -122,7 +127,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     Raises:
         UserError: no such file, a key that is missing, unknown or of the wrong kind.
     """
-    content = _read_yaml(path)
+    content = _parse_yaml(_read_text(path), path)
     known = {f.name for f in fields(Study)}
     missing = {"question", "fit", "data", "arms"} - content.keys()
     if missing or content.keys() - known:
@@ -161,11 +166,16 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     return study
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
+
+
+def _parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
@@ -200,12 +210,13 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def check_rows(study: Study, rows: list[Row], path: Path) -> None:
-    """Refuse rows of another version of the config, lest two experiments mix.
+    """Refuse rows of another version of the config or of other data, lest two experiments mix.
 
     More seeds, arms or decoders leave what is done as it is.
 
     Raises:
-        UserError: a row's arm is not the study's, or was run with other settings.
+        UserError: a row's arm is not the study's, or was run with other settings; or rows were
+            scored on different numbers of images.
     """
     stale = []
     for row in rows:
@@ -220,6 +231,11 @@ def check_rows(study: Study, rows: list[Row], path: Path) -> None:
             f"{path}: {len(stale)} of {len(rows)} runs are of another version of the config "
             f"({', '.join(stale[:3])}{', ...' * (len(stale) > 3)}); restore it, or move the file "
             "away and start anew"
+        )
+    if len(images := sorted({int(row["images"]) for row in rows if row.get("images")})) > 1:
+        raise UserError(
+            f"{path}: runs were scored on {' and on '.join(map(str, images))} images, so on "
+            "different data"
         )
 
 

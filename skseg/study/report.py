@@ -10,8 +10,9 @@ from skseg.study.estimates import interval_words
 from skseg.study.matrix import Row, Study, check_rows, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.statistics import holm
-from skseg.study.summary import ARM_SCORES, compare_arms, summarize
+from skseg.study.summary import ARM_SCORES, compare_primary, summarize
 
+_INDEX = "README.md"
 _INDEX_TITLE = "# Results of the studies"
 _FEWEST = 3  # pairs; the interval of two is so wide that it says nothing
 
@@ -35,18 +36,13 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
             is in the way; and, once all other reports are made, where rows are of another version
             of a config.
     """
-    if not configs:
-        raise UserError("no study's config, so nothing to report on")
-    planned = {config.stem: read_study(config) for config in configs}
+    planned = read_planned(configs, results)
     rows = {name: read_rows(results / name / "runs.csv") for name in planned}
     studies = {name: study for name, study in planned.items() if rows[name]}
     if not studies:
         raise UserError(f"{results}: has no NAME/runs.csv of a study, of {', '.join(planned)}")
     stale = _stale(studies, rows, results)
-    index = results / "README.md"
-    if index.is_file() and not index.read_text(encoding="utf-8").startswith(_INDEX_TITLE):
-        raise UserError(f"{index}: is something else, and would be overwritten by the index")
-    adjusted = _adjusted(planned, rows)
+    adjusted = _adjusted(planned, {name: rows[name] for name in planned.keys() - stale.keys()})
     lines = [_INDEX_TITLE, "", "Made by `python scripts/study.py --report`.", ""]
     written = []
     for name, study in studies.items():
@@ -65,10 +61,34 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         lines += [f"## [{study.question}]({name}/report.md)", ""]
         for record in summary["decoders"].values():
             lines += [record["conclusion"], ""]
-    index.write_text("\n".join(lines), encoding="utf-8")
+    (results / _INDEX).write_text("\n".join(lines), encoding="utf-8")
     if stale:
         raise UserError("; ".join(stale.values()) + ". All other reports are made")
     return written
+
+
+def read_planned(configs: Sequence[Path], results: Path) -> dict[str, Study]:
+    """Read the studies that a report is of, by name; to ask before a long run too.
+
+    Args:
+        configs: as of `write_reports`.
+        results: as of `write_reports`.
+
+    Raises:
+        UserError: there is no config, one is not a study's, or another README.md is in the way.
+    """
+    if not configs:
+        raise UserError("no study's config, so nothing to report on")
+    planned = {}
+    for config in configs:
+        try:
+            planned[config.stem] = read_study(config)
+        except UserError as error:
+            raise UserError(f"{error} (all in {config.parent} is taken for studies)") from error
+    index = results / _INDEX
+    if index.is_file() and not index.read_text(encoding="utf-8").startswith(_INDEX_TITLE):
+        raise UserError(f"{index}: is something else, and would be overwritten by the index")
+    return planned
 
 
 def _has_pairs(record: Mapping[str, Any]) -> bool:
@@ -99,8 +119,8 @@ def _adjusted(
     found = {}
     for name, study in planned.items():
         for decoder in study.decoders if study.primary else ():
-            comparison = compare_arms(rows[name], study.primary, decoder) if rows[name] else None
-            done = comparison and comparison.pairs >= study.primary_seeds
+            comparison = compare_primary(rows[name], study, decoder) if rows.get(name) else None
+            done = comparison and comparison.pairs == study.primary_seeds
             found[name, decoder] = comparison.p_value if comparison and done else None
     p_values = holm([1.0 if p is None else p for p in found.values()])
     return {key: None if found[key] is None else p for key, p in zip(found, p_values, strict=True)}
@@ -111,10 +131,11 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     at = f" at {', '.join(f'{s:g}' for s in study.scales)} of its size" * (study.scales != [1.0])
     lines = [f"# {study.question}", ""]
     lines += [
-        f"{summary['runs']} of {len(study.runs())} planned runs are done, in {summary['hours']} "
-        "hours of runs, pauses included. All arms have "
-        f"the same schedule, augmentation and seeds (`{study.fit}`); weights are the last epoch's; "
-        f"scores are of {study.data['name']}'s {study.data['split']} split{at}, in percent. "
+        f"{summary['runs']} of {len(study.runs())} planned runs are done, in about "
+        f"{summary['hours']} hours. All start from `{study.fit}` with the changes that the study "
+        "names for all; arms differ by the settings it names for them and in nothing else; a seed "
+        "is the same in all arms. Weights are the last epoch's; scores are of "
+        f"{study.data['name']}'s {study.data['split']} split{at}, in percent. "
         "What is concluded holds for networks of this size, this schedule and these data.",
         "",
     ]
@@ -160,7 +181,8 @@ def _attention(folder: Path, arms: Iterable[str]) -> list[str]:
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
             lines += _attention_of_arm(arm, record)
-    return ["", "## Attention", "", *lines] if lines else []
+    words = "Exploratory: looked at, not planned as a test."
+    return ["", "## Attention", "", words, "", *lines] if lines else []
 
 
 def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
@@ -176,6 +198,11 @@ def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
     ]
     for claim in record["claims"].values():
         lines.append(f'- "{claim["claim"]}": {claim["verdict"]}; {claim["numbers"]}.')
+    for claim in (record["claims_beyond_blur"] or {}).values():
+        lines.append(
+            f'- "{claim["claim"]}", beyond what blur alone does: {claim["verdict"]}; '
+            f"{claim['numbers']}."
+        )
     return [*lines, "", f"![growth](attention/{arm}/growth.png)", ""]
 
 

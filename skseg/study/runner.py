@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,14 @@ class _State:
     Attributes:
         path: the file that keeps it.
         digest: of the run that the folder belongs to.
+        commits: of the code that it was trained and scored with, one a session at most.
         seconds: of all its sessions so far.
         finished: whether it has had its row.
     """
 
     path: Path
     digest: str = ""
+    commits: list[str] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = False
 
@@ -64,7 +66,7 @@ class _State:
 
     @contextmanager
     def counts_time(self) -> Iterator[None]:
-        """Add the time in the context, however it ends."""
+        """Add the time in the context, also where it ends by an error or a signal."""
         start = time.monotonic()
         self.write()
         try:
@@ -95,6 +97,8 @@ class Runner:
         if not self.root.is_dir():
             how = study.data.get("prepare", "give its place with --data.root")
             raise UserError(f"no data in {self.root}: {how}")
+        # The fit config as it is now: it may be edited while the study runs.
+        self._fit = folder / "fit.yaml"
         self._locks: tuple[int, ...] = ()
         self._children: set[subprocess.Popen[bytes]] = set()
         self._table_lock = threading.Lock()
@@ -130,6 +134,7 @@ class Runner:
         with _locked(self.table.parent, self.folder) as self._locks, _terminates_like_ctrl_c():
             rows = read_rows(self.table)
             check_rows(self.study, rows, self.table)
+            self._fit.write_text(self.study.fit_text, encoding="utf-8")
             todo = [
                 run
                 for run in pending(self.study, rows)
@@ -153,8 +158,8 @@ class Runner:
         with Progress(*columns, console=console) as progress:
             bar = progress.add_task(_time_left(seconds, len(todo), jobs), total=len(todo))
             with ThreadPoolExecutor(jobs) as pool:
-                futures = {pool.submit(self._finish, run): run for run in todo}
                 try:
+                    futures = {pool.submit(self._finish, run): run for run in todo}
                     for done, future in enumerate(as_completed(futures), 1):
                         name = futures[future].name
                         try:
@@ -188,7 +193,8 @@ class Runner:
         if not checkpoint.is_file():  # nothing to go on from
             shutil.rmtree(folder, ignore_errors=True)
             state = _State(state.path, run.digest)
-        commit = _commit()  # before the run, so that later edits are not taken for its code
+        # Before the run, so that later edits are not taken for its code.
+        state.commits = list(dict.fromkeys([*state.commits, _commit()]))
         with state.counts_time():
             self._command(run, "fit", *self._fit_arguments(run, folder, checkpoint.is_file()))
             data = self.study.data
@@ -200,8 +206,9 @@ class Runner:
                 *("--output", folder / "evaluation", "--scales", *self.study.scales),
             )
         record = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-        row = _row(run, folder, record, state.seconds, commit)
+        row = _row(run, folder, record, state)
         with self._table_lock:
+            check_rows(self.study, [*read_rows(self.table), row], self.table)
             add_row(self.table, row)
         state.finished = True
         state.write()
@@ -210,7 +217,7 @@ class Runner:
         return row
 
     def _fit_arguments(self, run: Run, folder: Path, resumes: bool) -> list[object]:
-        arguments: list[object] = ["--config", self.study.fit, "--run_dir", folder]
+        arguments: list[object] = ["--config", self._fit, "--run_dir", folder]
         for key, value in {**_DEFAULTS, **run.arguments}.items():
             arguments += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         arguments += ["--seed_everything", run.seed, "--data.name", self.study.data["name"]]
@@ -276,7 +283,7 @@ def _terminates_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float, commit: str) -> Row:
+def _row(run: Run, folder: Path, record: dict[str, Any], state: _State) -> Row:
     config = yaml.safe_load((folder / "config.yaml").read_text())
     row: dict[str, Any] = {
         "arm": run.arm,
@@ -285,9 +292,9 @@ def _row(run: Run, folder: Path, record: dict[str, Any], seconds: float, commit:
         "seed": run.seed,
         **{score: record[score] for score in _SCORES},
         "images": record["images"],
-        "seconds": round(seconds),
+        "seconds": round(state.seconds),
         "skseg": version("skseg"),
-        "commit": commit,
+        "commit": "+".join(state.commits),
         "torch": record["versions"]["torch"],
         "digest": run.digest,
         **{f"iou/{name}": value for name, value in record["iou"].items()},

@@ -41,6 +41,15 @@ def compare_arms(
     return compare(first, second, level)
 
 
+def compare_primary(rows: Sequence[Row], study: Study, decoder: str) -> Comparison:
+    """Compare the arms that the study was planned for, over the planned seeds and no others."""
+    first, second = (
+        {s: v for s, v in scores(rows, arm, decoder).items() if s < study.primary_seeds}
+        for arm in study.primary
+    )
+    return compare(first, second)
+
+
 def summarize(
     study: Study, rows: list[Row], p_values: Mapping[str, float | None], tests: int
 ) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def summarize(
         # Simultaneous intervals: all others cover their true difference with 95 %.
         level = 1 - _ALPHA / max(1, len(study.others))
         others = [(pair, compare_arms(rows, pair, decoder, level=level)) for pair in study.others]
-        primary = compare_arms(rows, study.primary, decoder) if study.primary else None
+        primary = compare_primary(rows, study, decoder) if study.primary else None
         record["decoders"][decoder] = {
             "arms": arms,
             "primary": primary

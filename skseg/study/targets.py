@@ -106,7 +106,11 @@ def cropped_targets(image: Image, mask: Image, side: int, scale: float = 1.0) ->
 
 
 def growth_blurs(scale: float) -> bool:
-    """Say whether `cropped_targets` of pictures scaled so are enlarged beyond their own pixels."""
+    """Say whether `cropped_targets` of pictures scaled so are enlarged beyond their own pixels.
+
+    If not, no pixel is made up. The smaller windows are then averages of more of them, so sharper
+    or less noisy they may still be.
+    """
     return scale * FACTORS[-1] > 1
 
 

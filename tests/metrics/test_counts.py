@@ -207,3 +207,18 @@ def test_the_record_says_what_the_counts_mean() -> None:
     expected = 2 * precision * recall / (precision + recall)
     assert record["boundary_f"]["thing"] == pytest.approx(expected)
     assert 0 < expected < 1
+
+
+def test_a_size_is_scored_over_the_classes_that_have_objects_of_it() -> None:
+    truth = np.zeros((64, 64), np.uint8)
+    truth[:20, :20] = 1
+    truth[40:44, 40:44] = 2
+    prediction = truth.copy()
+    prediction[60:, 60:] = 1  # at a size that no object of its class has
+    record = full_record(
+        count_image(truth, prediction, np.ones((64, 64), np.float32), 3), list("abc")
+    )
+    below_16 = record["objects"][BIN_NAMES[0]]
+    assert below_16["iou"] == {"a": None, "b": 0, "c": 1}
+    assert below_16["recall"] == {"a": None, "b": None, "c": 1}
+    assert below_16["miou"] == below_16["mean_recall"] == 1

@@ -36,7 +36,7 @@ from skseg.study.attention_record import (
     describe_rise,
     judge,
 )
-from skseg.study.attention_results import check_output
+from skseg.study.attention_results import check_output, write_attention
 from skseg.study.estimates import estimate
 from skseg.study.selection import Selection
 from skseg.study.targets import (
@@ -406,6 +406,17 @@ def test_images_are_seen_at_the_scale(growing: Growing, tmp_path: Path) -> None:
     np.testing.assert_array_equal(seen.still[0].size, whole_size.still[0].size)
     assert not np.allclose(seen.still[0].weights, whole_size.still[0].weights)
     assert len(seen.grown[0].image) >= len(whole_size.grown[0].image)  # more of them fit
+
+
+def test_one_image_has_no_intervals_and_is_drawn(tmp_path: Path) -> None:
+    root, spec = tmp_path / "streets", get_dataset("streets")
+    draw_dataset(root, train=1, val=1, height=128, width=256, seed=3, workers=0)
+    task = task_of()
+    seen = observe([task], spec, root, "val", "redraw", side=64)
+    record = attention_record(seen, task.class_names)
+    assert record["growth"]["largest_change"]["low"] is None
+    write_attention(tmp_path / "out", record, seen, task, pictures=1)
+    assert json.loads((tmp_path / "out" / "attention.json").read_text())["images"] == 1
 
 
 def test_networks_must_be_alike(streets_root: Path) -> None:

@@ -77,6 +77,27 @@ def test_rows_of_another_version_are_refused(tmp_path: Path, change: dict) -> No
         check_rows(changed, rows, tmp_path / "runs.csv")
 
 
+def test_rows_of_other_data_are_refused(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path / "s.yaml"))
+    rows = [row(run) | {"images": "300"} for run in study.runs()]
+    check_rows(study, rows, tmp_path / "runs.csv")
+    rows[-1]["images"] = "60"
+    with pytest.raises(UserError, match=r"runs\.csv: runs were scored on 60 and on 300 images"):
+        check_rows(study, rows, tmp_path / "runs.csv")
+
+
+def test_the_fit_config_is_read_once(tmp_path: Path) -> None:
+    """What the digests say is what all runs get, whatever is edited meanwhile."""
+    fit = tmp_path / "fit.yaml"
+    fit.write_text("trainer: {max_epochs: 3}")
+    study = read_study(write(tmp_path / "s.yaml", fit=str(fit)))
+    before = study.runs()
+    fit.write_text("trainer: {max_epochs: 4}")
+    assert study.runs() == before
+    assert study.fit_text == "trainer: {max_epochs: 3}"
+    assert read_study(tmp_path / "s.yaml").runs() != before
+
+
 def test_changes_make_another_study(tmp_path: Path) -> None:
     path = write(tmp_path / "s.yaml", set={"trainer.max_epochs": 2, "data.flip": 0.0})
     changed = read_study(path, {"trainer.max_epochs": 1})

@@ -85,6 +85,8 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     scored = tmp_path / "runs" / "tiny" / "sk-fpn-0" / "evaluation" / "evaluation.json"
     assert json.loads(scored.read_text())["inference"]["scales"] == [0.5]
     assert not (tmp_path / "runs" / "tiny" / "sk-fpn-0" / "checkpoints").exists()
+    used = tmp_path / "runs" / "tiny" / "fit.yaml"
+    assert used.read_text() == (REPOSITORY / "configs" / "streets.yaml").read_text()
     assert (tmp_path / "runs" / "tiny" / "sum-fpn-0" / "checkpoints" / "last.ckpt").is_file()
     assert not (tmp_path / "runs" / "tiny" / "sum-fpn-0" / "pictures").exists(), (
         "validated, and scored too"
