@@ -40,13 +40,17 @@ def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
 
 def plot_differences(study: Study, rows: Sequence[Row]) -> Figure:
     """Draw the difference of the study's pair by class and by size, with intervals."""
-    groups = {"iou/": "by class, IoU", "size/": "by size of object, mIoU"}
-    figure = Figure(figsize=(10, 4.4 * len(study.decoders)), dpi=100, layout="constrained")
-    axes = figure.subplots(len(study.decoders), 2, squeeze=False)
-    for line, decoder in zip(axes, study.decoders, strict=True):
-        for axis, (prefix, title) in zip(line, groups.items(), strict=True):
-            _plot_intervals(axis, by_part(rows, study, decoder, prefix))
-            axis.set_title(f"{' - '.join(study.pair)}, {title}, {decoder}", fontsize=10)
+    titles = {"iou/": "by class, IoU", "size/": "by size of object, mIoU"}
+    figure = Figure(figsize=(10, 4.6 * len(study.decoders)), dpi=100, layout="constrained")
+    parts = figure.subfigures(len(study.decoders), 1, squeeze=False)[:, 0]
+    for part, decoder in zip(parts, study.decoders, strict=True):
+        part.suptitle(f"{' - '.join(study.pair)}, {decoder}", fontsize=11)
+        groups = {title: by_part(rows, study, decoder, key) for key, title in titles.items()}
+        shown = {title: found for title, found in groups.items() if found}
+        axes = part.subplots(1, max(1, len(shown)), squeeze=False)[0]
+        for axis, (title, found) in zip(axes, shown.items(), strict=False):
+            _plot_intervals(axis, found)
+            axis.set_title(title, fontsize=10)
             axis.set_xlabel("points, 95 % interval over seeds")
     return figure
 

@@ -156,7 +156,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
             continue
         first, second = study.pair
         lines += [
-            f"## {first} - {second}, by class, size of object and at boundaries",
+            f"## {first} - {second} in detail",
             "",
             "Exploratory: each interval covers with 95 % by itself, so of 20 one misses by chance.",
             "",
@@ -224,6 +224,8 @@ def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _difference_table(found: Mapping[str, Mapping[str, Any]], title: str) -> list[str]:
+    if not found:
+        return []
     lines = [f"| {title} | pairs | difference, points | interval |", "|---|---:|---:|---|"]
     lines += [f"| {name} | {_difference(row)} |" for name, row in found.items()]
     return [*lines, ""]

@@ -211,7 +211,7 @@ def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: 
     assert "The highest mean mIoU is sk's, 43.00." in text
     assert "zero: sk - plain (" in text
     assert "wide - plain (" not in text
-    assert "## sk - plain, by class" in text
+    assert "## sk - plain in detail" in text
     assert "better" not in text
     record = json.loads((report.parent / "summary.json").read_text())["decoders"]["fpn"]
     assert record["primary"] is None
@@ -224,12 +224,12 @@ def test_a_study_without_a_primary_comparison_looks_and_tests_nothing(tmp_path: 
     assert "highest" not in text, "arms of unequal seeds are not ranked"
     assert "The arms' numbers of seeds so far: 6 to 7." in text
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:4]))
-    assert "by class" not in write_reports([config], tmp_path / "results")[0].read_text()
+    assert "in detail" not in write_reports([config], tmp_path / "results")[0].read_text()
     table.unlink()
     write_rows(read_study(config), table, 3.0)
     config.write_text(yaml.safe_dump(content | {"seeds": 6, "others": []}))
     (report,) = write_reports([config], tmp_path / "results")
-    assert "by class" not in report.read_text()
+    assert "in detail" not in report.read_text()
 
 
 def test_reports_of_nothing(tmp_path: Path) -> None:
