@@ -10,11 +10,10 @@ from skseg.study.estimates import interval_words
 from skseg.study.matrix import Row, Study, check_rows, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.statistics import holm
-from skseg.study.summary import ARM_SCORES, compare_primary, summarize
+from skseg.study.summary import ARM_SCORES, FEWEST_PAIRS, compare_primary, summarize
 
 _INDEX = "README.md"
 _INDEX_TITLE = "# Results of the studies"
-_FEWEST = 3  # pairs; the interval of two is so wide that it says nothing
 
 
 def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
@@ -53,7 +52,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         summary = summarize(study, rows[name], p_values, len(adjusted))
         (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         plot_arms(study, rows[name]).savefig(folder / "arms.png")
-        if any(_has_pairs(record) for record in summary["decoders"].values()):
+        if any(record["classes"] for record in summary["decoders"].values()):
             plot_differences(study, rows[name]).savefig(folder / "differences.png")
         text = markdown(study, summary) + "\n".join(_attention(folder / "attention", study.arms))
         (folder / "report.md").write_text(text, encoding="utf-8")
@@ -89,11 +88,6 @@ def read_planned(configs: Sequence[Path], results: Path) -> dict[str, Study]:
     if index.is_file() and not index.read_text(encoding="utf-8").startswith(_INDEX_TITLE):
         raise UserError(f"{index}: is something else, and would be overwritten by the index")
     return planned
-
-
-def _has_pairs(record: Mapping[str, Any]) -> bool:
-    """Whether the study's pair has been run often enough under a decoder to be shown in detail."""
-    return any(found["pairs"] >= _FEWEST for found in record["classes"].values())
 
 
 def _stale(
@@ -152,7 +146,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
         lines += _others(record["others"])
-        if not _has_pairs(record):
+        if not record["classes"]:
             continue
         first, second = study.pair
         lines += [
@@ -233,7 +227,7 @@ def _difference_table(found: Mapping[str, Mapping[str, Any]], title: str) -> lis
 
 def _difference(row: Mapping[str, Any]) -> str:
     interval = "-"
-    if row["pairs"] >= _FEWEST:
+    if row["pairs"] >= FEWEST_PAIRS:
         interval = "{:+.2f} to {:+.2f}".format(*row["interval"])
     value = "-" if row["difference"] is None else f"{row['difference']:+.2f}"
     return f"{row['pairs']} | {value} | {interval}"

@@ -10,6 +10,9 @@ from skseg.study.statistics import Comparison, compare, detectable_difference, p
 
 _ALPHA = 0.05
 
+FEWEST_PAIRS = 3
+"""Pairs of seeds from which an interval is shown: that of two is so wide that it says nothing."""
+
 ARM_SCORES = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
@@ -113,10 +116,15 @@ def _arm(rows: Sequence[Row], arm: str, decoder: str) -> dict[str, Any]:
 def by_part(
     rows: Sequence[Row], study: Study, decoder: str, prefix: str
 ) -> dict[str, dict[str, Any]]:
-    """Compare the study's `pair` by class ("iou/") or size ("size/"), the prefix of columns."""
+    """Compare the study's `pair` by class ("iou/") or size ("size/"), the prefix of columns.
+
+    Parts that fewer than `FEWEST_PAIRS` pairs of seeds have are left out.
+    """
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
     found = {key: compare_arms(rows, study.pair, decoder, key) for key in keys if study.pair}
-    return {key.removeprefix(prefix): asdict(f) for key, f in found.items() if f.pairs}
+    return {
+        key.removeprefix(prefix): asdict(f) for key, f in found.items() if f.pairs >= FEWEST_PAIRS
+    }
 
 
 def conclude(
