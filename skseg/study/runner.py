@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -296,6 +297,7 @@ def _row(run: Run, folder: Path, record: dict[str, Any], state: _State) -> Row:
         "skseg": version("skseg"),
         "commit": "+".join(state.commits),
         "torch": record["versions"]["torch"],
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # another rounds otherwise
         "digest": run.digest,
         **{f"iou/{name}": value for name, value in record["iou"].items()},
         **{f"size/{name}": scores["miou"] for name, scores in record["objects"].items()},
