@@ -1,4 +1,4 @@
-"""What the README says of the studies is what their results say."""
+"""What the README and docs/attention.md say of the studies is what their results say."""
 
 import json
 import re
@@ -52,3 +52,57 @@ def test_all_studies_with_a_primary_comparison_are_in_the_table() -> None:
     planned = {name for name, record in records.items() if record["primary"]}
     assert {study for study, *_, p_value in rows() if p_value} == planned != set()
     assert {name for _, pair, *_ in rows() for name in pair.split(" - ")} == ARMS.keys()
+
+
+def attention_rows() -> list[tuple[str, str, list[str]]]:
+    """Folder of a study's arm, the file that is linked to, and the cells after the link."""
+    text = (REPOSITORY / "docs" / "attention.md").read_text()
+    found = re.findall(r"^\| \[[^]]*\]\((results/\S+)/(\S+)\) \| (.*) \|$", text, re.MULTILINE)
+    return [(folder, file, cells.split(" | ")) for folder, file, cells in found]
+
+
+@pytest.mark.parametrize("row", attention_rows(), ids=lambda row: f"{row[0]}/{row[1]}")
+def test_a_row_has_the_numbers_of_the_networks(row: tuple[str, str, list[str]]) -> None:
+    folder, file, cells = row
+    record = json.loads((REPOSITORY / "docs" / folder / "attention.json").read_text())
+    expected = _selection(record) if file == "attention.json" else _claims(record)
+    assert cells == expected
+
+
+def test_all_networks_that_were_looked_at_are_on_the_page() -> None:
+    looked_at = {str(p.parent) for p in (REPOSITORY / "docs").glob("results/*/attention/*/*.json")}
+    for name in ("attention.json", "growth.png"):
+        listed = {str(REPOSITORY / "docs" / f) for f, file, _ in attention_rows() if file == name}
+        assert listed == looked_at
+
+
+def _selection(record: dict) -> list[str]:
+    selection = record["selection"]
+    stages = selection["variation"].values()
+    channels = [100 * stage["over_channels"]["value"] for stage in stages]
+    return [
+        str(record["networks"]),
+        *(f"{100 * stage['over_images']['value']:.2f}" for stage in stages),
+        f"{min(channels):.0f} to {max(channels):.0f}",
+        f"{100 * selection['miou']['value']:.2f}",
+        f"{100 * selection['miou_fixed']['value']:.2f}",
+        _interval(selection["difference"], "+.2f"),
+    ]
+
+
+def _claims(record: dict) -> list[str]:
+    growth = record["growth"]
+    return [
+        *(
+            _interval(growth["groups"][stages][key], form)
+            for stages in ("low and middle", "high")
+            for key, form in (("rise", "+.2f"), ("rising_channels", ".1f"))
+        ),
+        _interval(growth["contrast"], "+.2f"),
+        *(claim["verdict"] for claim in record["claims"].values()),
+    ]
+
+
+def _interval(found: dict, form: str) -> str:
+    value, low, high = (f"{100 * found[key]:{form}}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from running import REPOSITORY, STUDIES, run_script
 
@@ -72,6 +73,7 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
         ["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     assert row["commit"].removesuffix("-dirty") == head[:9]  # both empty outside a checkout
+    assert row["cpu"] == torch.backends.cpu.get_cpu_capability()
     before = table.read_text()
 
     config = write(tmp_path, streets_root, keep_checkpoints=["sum"])  # mended
