@@ -4,6 +4,7 @@ Importing them takes longer than most tests. Reads a line of JSON for each scrip
 end and answers with its exit code.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -11,8 +12,8 @@ import sys
 
 from wandb.sdk.data_types._private import MEDIA_TMP
 
-import skseg.cli
-import skseg.commands.evaluate  # noqa: F401
+for module in ("skseg.cli", "skseg.commands.evaluate"):
+    importlib.import_module(module)
 
 for line in sys.stdin:
     job = json.loads(line)

@@ -1,6 +1,7 @@
 """A tiny study through the real commands: interrupted, broken, locked, and gone on with."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     assert "points of mIoU (95 % interval" in (tmp_path / "results" / "README.md").read_text()
     assert "sk against sum under fpn" in (tmp_path / "results" / "README.md").read_text()
 
+    smaller = tmp_path / "smaller"
+    shutil.copytree(streets_root, smaller)
+    for file in smaller.glob("*/val/*/drawn_000000_*"):  # an image of three, and its masks
+        file.unlink()
+    config = write(tmp_path, streets_root, keep_checkpoints=["sum"], primary_seeds=3)
+    mixed = run_script("study", *arguments(tmp_path, config, "--data.root", smaller, "--limit", 1))
+    assert mixed.returncode == 2, mixed.stdout
+    assert "runs were scored on 2 and on 3 images" in mixed.stderr
+    assert len(read_rows(table)) == 4
     changed = run_script("study", *arguments(tmp_path, config, "--set", "data.flip=0.1"))
     assert changed.returncode == 2
     assert "4 of 4 runs are of another version of the config" in changed.stderr
