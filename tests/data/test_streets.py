@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skseg.data import DATASETS, VOID, SegmentationDataset, eval_transform
+from skseg.data import DATASETS, VOID, SegmentationDataset, eval_transform, get_dataset
 from skseg.data.cityscapes import LABEL_IDS
-from skseg.data.streets import draw_dataset, draw_scene
+from skseg.data.streets import Growth, draw_dataset, draw_scene, people, redraw, vehicles
+from skseg.data.streets.canvas import Camera, Canvas
+from skseg.data.streets.objects import _draw_grown
+from skseg.data.streets.place import Draw, Place
 from skseg.errors import UserError
 
 THINGS = {24, 25, 26, 27, 28, 32, 33}  # label ids whose instances Cityscapes counts
@@ -229,3 +232,49 @@ def test_the_script_reports_a_mistake_in_one_line(script, tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("dear")
     assert script("--root", tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("draw", [vehicles.car, people.person, people.cyclist])
+def test_a_grown_thing_has_its_outline_scaled_about_its_foot(draw: Draw) -> None:
+    camera = Camera(focal=1200, center=750, horizon=540, height=1.5, bend=0.001)
+    sun = np.array([0.6, 0.8, 0], np.float32)
+    boxes, areas = [], []
+    for factor in (1.0, 1.5, 2.0):
+        canvas = Canvas(1536, 1536, camera, np.random.default_rng(0))
+        place = Place(1.0, 9.0, 0.4, sun, 0.5, 7)
+        _draw_grown(draw, canvas, np.random.default_rng(1), place, factor)
+        assert canvas.camera is camera
+        rows, columns = np.nonzero(canvas.instances)
+        boxes.append([rows.min(), rows.max() + 1, columns.min(), columns.max() + 1])
+        areas.append(len(rows))
+    column, row = camera.project([[1, 0, 9]])[0]
+    foot = np.array([row, row, column, column])
+    for box, area, factor in zip(boxes, areas, (1.0, 1.5, 2.0), strict=True):
+        np.testing.assert_allclose(box - foot, factor * (np.array(boxes[0]) - foot), atol=3.5)
+        assert area == pytest.approx(factor**2 * areas[0], rel=0.1)  # strokes are whole pixels wide
+
+
+def test_nothing_but_the_grown_thing_changes() -> None:
+    scene = draw_scene(0, 128, 256)
+    instances = np.unique(scene.instance_ids[scene.instance_ids >= 1000]).tolist()
+    for instance in instances[::3]:
+        grown = draw_scene(0, 128, 256, Growth(instance % 1000, 2.0))
+        numbers = [
+            np.where(s.instance_ids < 1000, -1, s.instance_ids % 1000) for s in (scene, grown)
+        ]
+        kept = (numbers[0] != instance % 1000) & (numbers[1] != instance % 1000)
+        assert (scene.instance_ids[kept] == grown.instance_ids[kept]).all()
+        assert (numbers[1] == instance % 1000).sum() > (numbers[0] == instance % 1000).sum()
+    assert len(instances) > 5
+    again = draw_scene(0, 128, 256, Growth(instances[0] % 1000, 1.0))
+    np.testing.assert_array_equal(again.image, scene.image)
+
+
+def test_redrawing_gives_the_files_of_a_data_set(streets_root: Path, camvid_root: Path) -> None:
+    spec = get_dataset("streets")
+    for pair in spec.pairs(streets_root, "val"):
+        scene = redraw(streets_root, "val", pair.name)
+        sample = spec.read_mask(pair.mask)
+        np.testing.assert_array_equal(scene.label_ids == 26, sample == 13)
+    with pytest.raises(UserError, match=r"streets\.json"):
+        redraw(camvid_root, "val", "drawn/drawn_000000_000019")
