@@ -31,7 +31,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="folder of all studies' runs; runs/studies")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--arms", nargs="+", help="only runs of these arms")
-    parser.add_argument("--seeds", type=int, help="only seeds below this")
+    parser.add_argument("--seeds", type=int, help="only so many seeds of each arm")
     parser.add_argument("--limit", type=int, help="number of runs after which to stop")
     parser.add_argument(
         *("--set", "-s"),

@@ -8,6 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ class Study:
         arms: for each arm the values, by dotted key, that set it apart.
         primary: the two arms of the one comparison that the study was planned for, the treatment
             first; none for a study that only looks.
-        primary_seeds: seeds, from 0, of these two.
+        primary_seeds: number of seeds of these two.
         others: further pairs to compare.
-        seeds: seeds of all other arms.
+        seeds: number of seeds of all other arms.
+        first_seed: from which seeds count up; to look again at what other seeds have shown.
         decoders: `model.arch` of the runs.
         set: values, by dotted key, of all runs.
         scales: factors on the sides of the scored images; probabilities of several are averaged.
@@ -74,6 +76,7 @@ class Study:
     primary_seeds: int = 0
     others: list[list[str]] = field(default_factory=list)
     seeds: int = 5
+    first_seed: int = 0
     decoders: list[str] = field(default_factory=lambda: ["fpn"])
     set: dict[str, Any] = field(default_factory=dict)
     scales: list[float] = field(default_factory=lambda: [1.0])
@@ -93,11 +96,15 @@ class Study:
     def _fit_config(self) -> dict[str, Any]:
         return _parse_yaml(self.fit_text, Path(self.fit))
 
+    def first_seeds(self, number: int) -> range:
+        """Return the seeds that so many runs of an arm have."""
+        return range(self.first_seed, self.first_seed + number)
+
     def runs(self) -> list[Run]:
         """Return all runs: the primary comparison first, seed by seed, so that pairs complete."""
         rest = [arm for arm in self.arms if arm not in self.primary]
-        order = [(seed, arm) for seed in range(self.primary_seeds) for arm in self.primary]
-        order += [(seed, arm) for seed in range(self.seeds) for arm in rest]
+        order = list(product(self.first_seeds(self.primary_seeds), self.primary))
+        order += product(self.first_seeds(self.seeds), rest)
         return [self.run(arm, decoder, seed) for seed, arm in order for decoder in self.decoders]
 
     def run(self, arm: str, decoder: str, seed: int) -> Run:
@@ -148,6 +155,8 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
             raise UserError(f"{path}: {key} is empty")
     if study.seeds < 1:
         raise UserError(f"{path}: seeds must be 1 or more, not {study.seeds}")
+    if study.first_seed < 0:
+        raise UserError(f"{path}: first_seed must be 0 or more, not {study.first_seed}")
     for pair in (*[study.primary] * bool(study.primary), *study.others):
         if len(pair) != 2 or len(set(pair) & study.arms.keys()) != 2:
             raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")

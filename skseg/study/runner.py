@@ -120,7 +120,7 @@ class Runner:
             console: takes a line for each finished run.
             limit: number of runs after which to stop.
             arms: those to run; all when None.
-            seeds: run seeds below this; all when None.
+            seeds: number of an arm's first seeds to run; all when None.
 
         Raises:
             UserError: the table is of another version of the config, the study runs already, or
@@ -139,7 +139,7 @@ class Runner:
             todo = [
                 run
                 for run in pending(self.study, rows)
-                if run.arm in arms and (seeds is None or run.seed < seeds)
+                if run.arm in arms and (seeds is None or run.seed in self.study.first_seeds(seeds))
             ][:limit]
             total = len(self.study.runs())
             console.print(

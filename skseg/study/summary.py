@@ -46,8 +46,9 @@ def compare_arms(
 
 def compare_primary(rows: Sequence[Row], study: Study, decoder: str) -> Comparison:
     """Compare the arms that the study was planned for, over the planned seeds and no others."""
+    planned = study.first_seeds(study.primary_seeds)
     first, second = (
-        {s: v for s, v in scores(rows, arm, decoder).items() if s < study.primary_seeds}
+        {s: v for s, v in scores(rows, arm, decoder).items() if s in planned}
         for arm in study.primary
     )
     return compare(first, second)
