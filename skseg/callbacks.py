@@ -20,12 +20,12 @@ from skseg.task import SegmentationTask
 
 
 class SavePredictions(pl.Callback):
-    """Draw image, truth and prediction of a few validation images after each epoch.
+    """Draw image, truth and prediction of a few validation images after each validation.
 
     The images are spread evenly over the set and the same every time.
 
     Args:
-        directory: where `epoch_NNN.png` go.
+        directory: where `step_NNNNNNN.png` go, with the optimizer steps done.
         count: how many images.
     """
 
@@ -37,7 +37,7 @@ class SavePredictions(pl.Callback):
     @property
     def last(self) -> Path | None:
         """The newest picture, None before the first."""
-        return max(self.directory.glob("epoch_*.png"), default=None)
+        return max(self.directory.glob("step_*.png"), default=None)
 
     def on_validation_batch_end(
         self,
@@ -70,7 +70,7 @@ class SavePredictions(pl.Callback):
         assert isinstance(pl_module, SegmentationTask)
         self.directory.mkdir(parents=True, exist_ok=True)
         figure = plot_samples(self.samples, pl_module.class_names, pl_module.colors)
-        figure.savefig(self.directory / f"epoch_{trainer.current_epoch:03d}.png")
+        figure.savefig(self.directory / f"step_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+_RUN_FOLDER = re.compile(r"(?:offline-)?run-(\d+_\d+)-(.+)")  # W&B's: time, id of the run
 
 
 @dataclass
@@ -106,13 +109,14 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> WandbLogger:
         )
     # What waits to be uploaded lies in the user's home otherwise; a run folder holds all of a run.
     os.environ.setdefault("WANDB_DATA_DIR", str((run_dir / "wandb").resolve()))
-    earlier = sorted((run_dir / "wandb").glob("*run-*-*"))  # [offline-]run-TIME-ID
+    folders = [_RUN_FOLDER.fullmatch(path.name) for path in (run_dir / "wandb").glob("*run-*")]
+    earlier = sorted(found.groups() for found in folders if found)
     logger = WandbLogger(
         name=tracking.name or run_dir.name,
         project=tracking.project,
         tags=tracking.tags,
         save_dir=run_dir,
-        id=earlier[-1].name.rsplit("-", 1)[1] if earlier else None,
+        id=earlier[-1][1] if earlier else None,
         mode="offline" if offline else None,
         settings=wandb.Settings(silent=offline),
     )

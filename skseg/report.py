@@ -88,7 +88,8 @@ def plot_samples(samples: Sequence[Sample], class_names: Sequence[str], colors: 
     """Draw image, truth and prediction of each sample in a row, with a legend of the classes."""
     height, width = samples[0].image.shape[:2]
     row = 4.0 * height / width  # inches; a column is 4 wide
-    present = sorted({int(i) for s in samples for i in np.unique(s.truth)} - {VOID})
+    shown = [np.unique(part) for s in samples for part in (s.truth, s.prediction)]
+    present = sorted({int(i) for part in shown for i in part} - {VOID})
     legend_rows = -(-len(present) // 7)
     size = (12.2, len(samples) * (row + 0.28) + 0.3 * legend_rows + 0.3)
     figure = Figure(figsize=size, dpi=100, layout="constrained")

@@ -41,7 +41,9 @@ def test_colours_and_overlay() -> None:
 def test_a_picture_shows_image_truth_and_prediction(tmp_path: Path) -> None:
     truth = np.zeros((40, 60), np.uint8)
     samples = [Sample("first", np.full((40, 60, 3), 90, np.uint8), truth, truth + 1)]
-    plot_samples(samples, ["red", "green"], COLORS).savefig(tmp_path / "x.png")
+    figure = plot_samples(samples, ["red", "green"], COLORS)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["red", "green", "void"]
+    figure.savefig(tmp_path / "x.png")
     pixels = cv2.imread(str(tmp_path / "x.png"))[..., ::-1].reshape(-1, 3)
     for color in ((90, 90, 90), (200, 0, 0), (0, 200, 0)):
         assert (pixels == color).all(1).sum() > 10_000

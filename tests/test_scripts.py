@@ -30,8 +30,8 @@ def test_a_run_folder_holds_all_of_a_run(run_dir: Path) -> None:
     names = {p.name for p in run_dir.iterdir()}
     assert {"config.yaml", "metrics.csv", "checkpoints", "pictures", "wandb"} <= names
     assert [p.name for p in sorted((run_dir / "pictures").iterdir())] == [
-        "epoch_000.png",
-        "epoch_001.png",
+        "step_0000002.png",
+        "step_0000004.png",
     ]
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     assert config["model"]["encoder_name"] == "sknet_tiny"
@@ -44,7 +44,7 @@ def test_fit_says_what_counts_and_nothing_else(run_dir: Path) -> None:
     out, err = ((run_dir / f"{n}.txt").read_text() for n in ("stdout", "stderr"))
     assert "road" in out
     assert "mean" in out
-    assert str(run_dir / "pictures" / "epoch_001.png") in out
+    assert str(run_dir / "pictures" / "step_0000004.png") in out
     assert "warn" not in (out + err).lower()
     assert "Tip:" not in out + err
 

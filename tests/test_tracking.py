@@ -11,8 +11,10 @@ from stage_attention import mean_attention
 from wandb_file import read_run
 
 from skseg import load_model
+from skseg.callbacks import SavePredictions
 from skseg.cli import fit
 from skseg.evaluation import evaluate
+from skseg.loggers import Tracking, wandb_logger
 from skseg.task import SegmentationTask
 
 
@@ -114,6 +116,30 @@ def quick(root: Path, run: Path, *more: object) -> list[str]:
         *("--trainer.accelerator", "cpu", "--wandb.enabled", "false"),
         *map(str, more),
     ]
+
+
+def test_each_validation_leaves_its_picture(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    twice = ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", 1]
+    assert fit(quick(streets_root, tmp_path / "run", *twice, "--trainer.max_epochs", 1)) == 0
+    pictures = tmp_path / "run" / "pictures"
+    assert sorted(p.name for p in pictures.iterdir()) == ["step_0000001.png", "step_0000002.png"]
+    (pictures / "step_0000010.png").touch()
+    assert SavePredictions(pictures).last == pictures / "step_0000010.png"
+
+
+def test_a_run_that_chose_its_id_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_logger(Tracking(), tmp_path).version is None
+    for name in ("run-20250102_030405-older", "run-notes"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    assert wandb_logger(Tracking(), tmp_path).version == "older"
+    (tmp_path / "wandb" / "offline-run-20250102_030407-my-run-2").mkdir()
+    assert wandb_logger(Tracking(), tmp_path).version == "my-run-2"
 
 
 def test_the_norm_is_of_all_gradients_before_clipping(

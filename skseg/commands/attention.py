@@ -3,16 +3,17 @@
 Writes attention.json, images.csv, growth.png, by_class.png, by_size.png and images.png, and says
 what they say of two claims: that a larger target gets more weight on the larger kernel in most
 channels, and that this is so in low and middle layers only. Several checkpoints must be repetitions
-(seeds) of one another; intervals are over networks then, else over images.
+(seeds) of one another; intervals are over networks then, else over images, of which that takes 10.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from skseg.data import get_dataset
-from skseg.errors import exits_on_mistakes
+from skseg.errors import UserError, exits_on_mistakes
 from skseg.study.attention import observe
 from skseg.study.attention_record import attention_record
 from skseg.study.attention_results import (
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Analyse, write the results and print what they say."""
     output = args.output or args.ckpt_path[0].parent.parent / f"attention-{args.split}"
     check_output(output, args.overwrite)
+    _check_repetitions(args.ckpt_path)
     tasks = [load_model(path) for path in args.ckpt_path]
     spec = get_dataset(args.name, args.root)
     root = args.root or Path("data") / args.name
@@ -90,6 +92,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.print(f"  ({record['interval']})", soft_wrap=True)
     console.print(f"results    {output / 'attention.json'}", soft_wrap=True)
     console.print(f"pictures   {output}/*.png", soft_wrap=True)
+
+
+def _check_repetitions(paths: Sequence[Path]) -> None:
+    """Refuse a run that is given twice, which would count as two networks that agree."""
+    own = {"last.ckpt", "best.ckpt"}  # two states of one run
+    runs = [path.resolve().parent if path.name in own else path.resolve() for path in paths]
+    for path, run in zip(paths, runs, strict=True):
+        if runs.count(run) > 1:
+            raise UserError(f"--ckpt_path {path}: another is of the same run")
 
 
 @exits_on_mistakes

@@ -177,7 +177,7 @@ def observe(
     """Show networks the objects of a split as they are, growing, and whole images.
 
     Args:
-        tasks: trained models with the same SK units, see `skseg.load_model`.
+        tasks: trained models that differ by their weights alone, see `skseg.load_model`.
         spec: the data set.
         root: its directory.
         split: one of its splits.
@@ -190,14 +190,16 @@ def observe(
             Sizes of objects are those on the image as it is.
 
     Raises:
-        UserError: networks without SK units or with different ones, other classes than the data
+        UserError: networks without SK units or of different settings, other classes than the data
             set's, no such data, or no object that fits into a window.
     """
     units = find_units(tasks[0].model)
     for task in tasks:
         check_classes(task, spec)
-        if find_units(task.model) != units:
-            raise UserError("the checkpoints are of networks with different SK units")
+        if unlike := [key for key, value in task.spec.items() if value != tasks[0].spec[key]]:
+            raise UserError(
+                f"the checkpoints are no repetitions of one another: {', '.join(unlike)} differ"
+            )
         task.to(best_device()).eval()
     units = _that_run(tasks[0], units)
     pairs = _spread(spec.pairs(root, split), max_images)

@@ -58,7 +58,7 @@ def plot_growth(record: dict[str, Any]) -> Figure:
     bottom.set_xlabel("unit, and the largest kernel's weight at 1x", fontsize=9)
     _part_stages(top, units)
     _part_stages(bottom, units)
-    how = "drawn again, larger" if record["growth_by"] == "redraw" else "cropped and enlarged"
+    how = "drawn again, larger" if record["growth_by"] == "redraw" else "cropped and resized"
     figure.suptitle(
         f"{growth['objects']} objects on {growth['images']} images, {how}; {record['interval']}",
         fontsize=9,
@@ -67,7 +67,10 @@ def plot_growth(record: dict[str, Any]) -> Figure:
 
 
 def plot_groups(record: dict[str, Any], key: str, title: str) -> Figure:
-    """Draw the larger kernel's weight by class or by size of object, each unit on its own scale.
+    """Draw the larger kernel's weight by class or by size of object, coloured by unit.
+
+    A colour is how far a weight is from its unit's mean, on one scale for all units that is not
+    narrower than a point, so that noise is pale.
 
     Args:
         record: a result of `skseg.study.attention_record.attention_record`.
@@ -83,7 +86,7 @@ def plot_groups(record: dict[str, Any], key: str, title: str) -> Figure:
         ]
     )
     centred = 100 * (table - table.mean(0))
-    limit = max(0.1, float(np.abs(centred).max()))
+    limit = max(1.0, float(np.abs(centred).max()))
     size = (_width(units) + 1, 1.6 + 0.3 * len(groups))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.subplots()
@@ -100,7 +103,7 @@ def plot_groups(record: dict[str, Any], key: str, title: str) -> Figure:
         fontsize=9,
     )
     _name_units(axes, units)
-    figure.colorbar(shown, ax=axes, label="over the column's mean, points", pad=0.01)
+    figure.colorbar(shown, ax=axes, label="over the unit's mean, points", pad=0.01)
     axes.set_title(title, fontsize=9)
     return figure
 

@@ -247,7 +247,7 @@ def _words(change: dict[str, Any]) -> str:
 
 
 def _signed(e: dict[str, Any]) -> str:
-    return f"weight {e['value']:+.4f}{interval_words(e, 1, '+.4f')}"
+    return f"weight {100 * e['value']:+.2f} points{interval_words(e, 100, '+.2f')}"
 
 
 def _above(e: dict[str, Any], value: float) -> bool:

@@ -85,14 +85,14 @@ def growth_table(record: dict[str, Any]) -> Table:
     table = Table(title=f"an object grows from 1x to {growth['factors'][-1]:g}x")
     table.add_column("stage")
     table.add_column("channels", justify="right")
-    table.add_column("weight of the largest kernel", justify="right")
+    table.add_column("weight of the largest kernel, points", justify="right")
     table.add_column("channels that rise, %", justify="right")
     for stage, change in growth["by_stage"].items():
         rise, share = change["rise"], change["rising_channels"]
         table.add_row(
             stage,
             str(change["channels"]),
-            f"{rise['value']:+.4f}{interval_words(rise, 1, '+.4f')}",
+            f"{100 * rise['value']:+.2f}{interval_words(rise, 100, '+.2f')}",
             f"{100 * share['value']:.1f}{interval_words(share, 100, '.1f')}",
         )
     table.caption = f"{growth['objects']} objects on {growth['images']} images"

@@ -11,6 +11,9 @@ Values = NDArray[np.float64]
 
 RESAMPLES = 2_000
 
+FEWEST_IMAGES = 10
+"""Images from which one network has an interval: a bootstrap of fewer is too narrow."""
+
 _TAIL = 0.025  # beyond each end of a 95 % interval
 
 
@@ -56,7 +59,7 @@ def estimate(
     (images,) = flat
     value = of(images.mean(0, keepdims=True))[0]
     count = len(images)
-    if count < 2:
+    if count < FEWEST_IMAGES:
         return Estimate(value, None, None)
     generator = np.random.default_rng(seed)
     # How often each image is drawn.

@@ -4,8 +4,9 @@ import csv
 import hashlib
 import json
 import os
+import re
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
@@ -19,6 +20,17 @@ from skseg.errors import UserError
 from skseg.inference import InferenceSettings
 
 _IDENTITY = ("arm", "decoder", "seed", "digest")
+_COLUMNS = (*_IDENTITY, "miou", "seconds")  # what is counted on; others may be missing
+_DATA_KEYS = ("name", "split", "root", "prepare")
+# Values of a run that another key of a study decides.
+_DECIDED = {
+    "model.arch": "decoders",
+    "data.name": "data",
+    "data.root": "data",
+    "seed_everything": "first_seed",
+    "run_dir": "the place of --runs",
+    "ckpt_path": "what there is to go on from",
+}
 Row = dict[str, str]
 
 
@@ -44,6 +56,11 @@ class Run:
     def name(self) -> str:
         """Name of the run's folder."""
         return f"{self.arm}-{self.decoder}-{self.seed}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What a row of it has in the columns that tell runs apart."""
+        return (self.arm, self.decoder, str(self.seed), self.digest)
 
 
 @dataclass(frozen=True)
@@ -168,11 +185,31 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
         raise UserError(f"{path}: keep_checkpoints: no arm {', '.join(sorted(strangers))}")
     if {"name", "split"} - study.data.keys():
         raise UserError(f"{path}: data needs a name and a split")
+    if strangers := study.data.keys() - set(_DATA_KEYS):
+        raise UserError(f"{path}: data has {', '.join(_DATA_KEYS)}, not {', '.join(strangers)}")
+    _check_names_and_values(study, path)
     try:
         InferenceSettings(scales=tuple(study.scales))
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
     return study
+
+
+def _check_names_and_values(study: Study, path: Path) -> None:
+    """Refuse names that no folder can have, and values that would not be those of the runs."""
+    for arm in study.arms:
+        if not (isinstance(arm, str) and re.fullmatch(r"[\w.+-]+", arm)):
+            raise UserError(
+                f"{path}: arms: {arm!r} is no name; letters, digits and . _ + - make one (in "
+                "quotes where YAML takes it for a number, yes or no)"
+            )
+    if len(set(study.decoders)) < len(study.decoders):
+        raise UserError(f"{path}: decoders: one stands there twice")
+    for where, values in {"set": study.set, **study.arms}.items():
+        for key in values:
+            for own, other in _DECIDED.items():
+                if key == own or own.startswith(f"{key}."):
+                    raise UserError(f"{path}: {where}: {own} is decided by {other}")
 
 
 def _read_text(path: Path) -> str:
@@ -204,16 +241,15 @@ def read_rows(path: Path) -> list[Row]:
     seen = set()
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if missing := set(_IDENTITY) - set(reader.fieldnames or ()):
+        if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
             raise UserError(f"{path}: its first line lacks {', '.join(sorted(missing))}")
         for row in reader:
             # Cells too many are under None, cells too few are None: a merge's marker, say.
             if None in row or None in row.values() or not row["seed"].isdecimal():
                 raise UserError(f"{path}: line {reader.line_num} is not a row")
-            identity = tuple(row[key] for key in _IDENTITY)
-            if identity in seen:
+            if _identity(row) in seen:
                 raise UserError(f"{path}: line {reader.line_num} has a run again")
-            seen.add(identity)
+            seen.add(_identity(row))
             rows.append(row)
     return rows
 
@@ -248,12 +284,20 @@ def check_rows(study: Study, rows: list[Row], path: Path) -> None:
         )
 
 
-def pending(study: Study, rows: list[Row]) -> Iterator[Run]:
+def planned(study: Study, rows: Iterable[Row]) -> list[Row]:
+    """Return the rows of runs that the study asks for; there may be others, of more seeds say."""
+    runs = {run.identity for run in study.runs()}
+    return [row for row in rows if _identity(row) in runs]
+
+
+def pending(study: Study, rows: Iterable[Row]) -> Iterator[Run]:
     """Yield the runs that have no row yet."""
-    done = {tuple(row[key] for key in _IDENTITY) for row in rows}
-    for run in study.runs():
-        if (run.arm, run.decoder, str(run.seed), run.digest) not in done:
-            yield run
+    done = {_identity(row) for row in rows}
+    return (run for run in study.runs() if run.identity not in done)
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    return tuple(row[key] for key in _IDENTITY)
 
 
 def add_row(path: Path, row: Row) -> None:

@@ -13,11 +13,13 @@ from skseg.study.summary import by_part, scores
 
 def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
     """Draw each run's mIoU by arm, with lines between the equal seeds of a primary pair."""
-    figure = Figure(figsize=(1.6 + 1.0 * len(study.arms), 3.6 * len(study.decoders)), dpi=100)
+    ran = {row["arm"] for row in rows}
+    order = [*study.primary, *(arm for arm in study.arms if arm not in study.primary)]
+    order = [arm for arm in order if arm in ran]
+    figure = Figure(figsize=(1.6 + 1.0 * len(order), 3.6 * len(study.decoders)), dpi=100)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(study.decoders), 1, squeeze=False)[:, 0]
     for axis, decoder in zip(axes, study.decoders, strict=True):
-        order = [*study.primary, *(arm for arm in study.arms if arm not in study.primary)]
         for place, arm in enumerate(order):
             values = scores(rows, arm, decoder)
             color = "tab:blue" if arm in study.primary else "tab:gray"
@@ -28,7 +30,7 @@ def plot_arms(study: Study, rows: Sequence[Row]) -> Figure:
                 mean = fmean(values.values())
                 axis.hlines(mean, place - 0.25, place + 0.25, color="black", lw=2)
         pair = [scores(rows, arm, decoder) for arm in study.primary]
-        for seed in set.intersection(*map(set, pair)) if pair else ():
+        for seed in set.intersection(*map(set, pair)) if pair else ():  # both arms have run
             axis.plot([0, 1], [found[seed] for found in pair], color="tab:blue", lw=0.6, alpha=0.4)
         axis.set_xticks(range(len(order)), order, rotation=20, ha="right")
         axis.set_xlim(-0.6, len(order) - 0.4)

@@ -7,10 +7,10 @@ from typing import Any
 
 from skseg.errors import UserError
 from skseg.study.estimates import interval_words
-from skseg.study.matrix import Row, Study, check_rows, read_rows, read_study
+from skseg.study.matrix import Row, Study, check_rows, planned, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.statistics import holm
-from skseg.study.summary import ARM_SCORES, FEWEST_PAIRS, compare_primary, summarize
+from skseg.study.summary import ARM_SCORES, FEWEST_PAIRS, compare_arms, summarize
 
 _INDEX = "README.md"
 _INDEX_TITLE = "# Results of the studies"
@@ -35,17 +35,17 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
             is in the way; and, once all other reports are made, where rows are of another version
             of a config.
     """
-    planned = read_planned(configs, results)
-    rows = {name: read_rows(results / name / "runs.csv") for name in planned}
-    studies = {name: study for name, study in planned.items() if rows[name]}
-    if not studies:
-        raise UserError(f"{results}: has no NAME/runs.csv of a study, of {', '.join(planned)}")
-    stale = _stale(studies, rows, results)
-    adjusted = _adjusted(planned, {name: rows[name] for name in planned.keys() - stale.keys()})
+    studies = read_planned(configs, results)
+    read = {name: read_rows(results / name / "runs.csv") for name in studies}
+    if not any(read.values()):
+        raise UserError(f"{results}: has no NAME/runs.csv of a study, of {', '.join(studies)}")
+    stale = _stale(studies, read, results)
+    rows = {name: planned(study, read[name]) for name, study in studies.items()}
+    adjusted = _adjusted(studies, rows)
     lines = [_INDEX_TITLE, "", "Made by `python scripts/study.py --report`.", ""]
     written = []
     for name, study in studies.items():
-        if name in stale:
+        if name in stale or not rows[name]:
             continue
         folder = results / name
         p_values = {d: adjusted[name, d] for d in study.decoders if study.primary}
@@ -78,16 +78,16 @@ def read_planned(configs: Sequence[Path], results: Path) -> dict[str, Study]:
     """
     if not configs:
         raise UserError("no study's config, so nothing to report on")
-    planned = {}
+    studies = {}
     for config in configs:
         try:
-            planned[config.stem] = read_study(config)
+            studies[config.stem] = read_study(config)
         except UserError as error:
             raise UserError(f"{error} (all in {config.parent} is taken for studies)") from error
     index = results / _INDEX
     if index.is_file() and not index.read_text(encoding="utf-8").startswith(_INDEX_TITLE):
         raise UserError(f"{index}: is something else, and would be overwritten by the index")
-    return planned
+    return studies
 
 
 def _stale(
@@ -104,16 +104,16 @@ def _stale(
 
 
 def _adjusted(
-    planned: Mapping[str, Study], rows: Mapping[str, list[Row]]
+    studies: Mapping[str, Study], rows: Mapping[str, list[Row]]
 ) -> dict[tuple[str, str], float | None]:
     """Correct the primary tests, by study and decoder, for the number of all that are planned.
 
     So a finding is not taken back when another test is made. None while pairs are missing.
     """
     found = {}
-    for name, study in planned.items():
+    for name, study in studies.items():
         for decoder in study.decoders if study.primary else ():
-            comparison = compare_primary(rows[name], study, decoder) if rows.get(name) else None
+            comparison = compare_arms(rows[name], study.primary, decoder) if rows[name] else None
             done = comparison and comparison.pairs == study.primary_seeds
             found[name, decoder] = comparison.p_value if comparison and done else None
     p_values = holm([1.0 if p is None else p for p in found.values()])
@@ -125,10 +125,10 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
     at = f" at {', '.join(f'{s:g}' for s in study.scales)} of its size" * (study.scales != [1.0])
     lines = [f"# {study.question}", ""]
     lines += [
-        f"{summary['runs']} of {len(study.runs())} planned runs are done, in about "
+        f"{summary['runs']} of {len(study.runs())} planned runs are done; their times sum to "
         f"{summary['hours']} hours. All start from `{study.fit}` with the changes that the study "
-        "names for all; arms differ by the settings it names for them and in nothing else; a seed "
-        "is the same in all arms. Weights are the last epoch's; scores are of "
+        "names for all; arms differ by the settings it names for them; a seed is the same in all "
+        "arms. Weights are the last epoch's; scores are of "
         f"{study.data['name']}'s {study.data['split']} split{at}, in percent. "
         "What is concluded holds for networks of this size, this schedule and these data.",
         "",
@@ -140,11 +140,15 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
         lines += ["## Arms", "", f"| arm | seeds | {' | '.join(ARM_SCORES.values())} |"]
         lines += ["|---|---:|" + "---:|" * len(ARM_SCORES)]
         for arm, values in record["arms"].items():
+            if not values["seeds"]:
+                continue
             cells = [_number(values[key]) for key in ARM_SCORES]
             if values["deviation"] is not None:
                 cells[0] += f" ± {values['deviation']:.2f}"
             lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
         lines += ["", "± is the standard deviation over seeds.", ""]
+        if missing := [arm for arm, values in record["arms"].items() if not values["seeds"]]:
+            lines += [f"Without runs so far: {', '.join(missing)}.", ""]
         lines += _others(record["others"])
         if not record["classes"]:
             continue
@@ -201,19 +205,22 @@ def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
 
 
 def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not found:
+    if not any(row["pairs"] for row in found):
         return []
     level = 100 * found[0]["confidence"]
     lines = ["## Other comparisons", ""]
     lines += [
         f"With few seeds, so with intervals alone: of {level:.1f} % each, so that all "
-        f"{len(found)} cover with 95 %.",
+        f"{len(found)} cover with 95 %. Pairs made alike are of runs with the same code, torch and "
+        "kind of CPU; those of others differ by more than their arms, so their interval is wider.",
         "",
-        "| comparison | pairs | difference, points | interval |",
-        "|---|---:|---:|---|",
+        "| comparison | pairs | made alike | difference, points | interval |",
+        "|---|---:|---:|---:|---|",
     ]
     for row in found:
-        lines.append(f"| {row['pair'][0]} - {row['pair'][1]} | {_difference(row)} |")
+        if row["pairs"]:
+            name = " - ".join(row["pair"])
+            lines.append(f"| {name} | {row['pairs']} | {row['alike']} | {_difference(row)} |")
     return [*lines, ""]
 
 
@@ -221,7 +228,7 @@ def _difference_table(found: Mapping[str, Mapping[str, Any]], title: str) -> lis
     if not found:
         return []
     lines = [f"| {title} | pairs | difference, points | interval |", "|---|---:|---:|---|"]
-    lines += [f"| {name} | {_difference(row)} |" for name, row in found.items()]
+    lines += [f"| {name} | {row['pairs']} | {_difference(row)} |" for name, row in found.items()]
     return [*lines, ""]
 
 
@@ -230,7 +237,7 @@ def _difference(row: Mapping[str, Any]) -> str:
     if row["pairs"] >= FEWEST_PAIRS:
         interval = "{:+.2f} to {:+.2f}".format(*row["interval"])
     value = "-" if row["difference"] is None else f"{row['difference']:+.2f}"
-    return f"{row['pairs']} | {value} | {interval}"
+    return f"{value} | {interval}"
 
 
 def _number(value: float | None) -> str:

@@ -299,7 +299,11 @@ def _row(run: Run, folder: Path, record: dict[str, Any], state: _State) -> Row:
         "torch": record["versions"]["torch"],
         "cpu": torch.backends.cpu.get_cpu_capability(),  # another rounds otherwise
         "digest": run.digest,
-        **{f"iou/{name}": value for name, value in record["iou"].items()},
+        # A class that never occurs counts as 0 for the benchmark where a pixel is taken for it.
+        **{
+            f"iou/{name}": None if record["recall"][name] is None else value
+            for name, value in record["iou"].items()
+        },
         **{f"size/{name}": scores["miou"] for name, scores in record["objects"].items()},
     }
     return {key: "" if value is None else str(value) for key, value in row.items()}

@@ -25,9 +25,8 @@ ARM_SCORES = {
 def scores(rows: Sequence[Row], arm: str, decoder: str, key: str = "miou") -> dict[int, float]:
     """Return an arm's score for each seed, in percent; undefined ones are left out.
 
-    mIoU is over the classes that occur in truth. The benchmark's also counts one that does not, as
-    0, in a run that has taken even a pixel for it; such a class is one that another run has
-    undefined.
+    mIoU is over the classes that occur in truth, which are those that rows have an IoU of. The
+    benchmark's also counts one that does not, as 0, in a run that has taken even a pixel for it.
     """
     chosen = [row for row in rows if row["arm"] == arm and row["decoder"] == decoder]
     classes = [k for k in rows[0] if k.startswith("iou/") and all(row.get(k) for row in rows)]
@@ -44,14 +43,20 @@ def compare_arms(
     return compare(first, second, level)
 
 
-def compare_primary(rows: Sequence[Row], study: Study, decoder: str) -> Comparison:
-    """Compare the arms that the study was planned for, over the planned seeds and no others."""
-    planned = study.first_seeds(study.primary_seeds)
+def alike(rows: Sequence[Row], pair: Sequence[str], decoder: str) -> int:
+    """Count the pairs of seeds whose runs had the same code, torch and kind of CPU.
+
+    Others are as good as runs of different seeds, see docs/reproducibility.md.
+    """
     first, second = (
-        {s: v for s, v in scores(rows, arm, decoder).items() if s in planned}
-        for arm in study.primary
+        {
+            row["seed"]: [row.get(key) for key in ("commit", "torch", "cpu")]
+            for row in rows
+            if row["arm"] == arm and row["decoder"] == decoder
+        }
+        for arm in pair
     )
-    return compare(first, second)
+    return sum(second.get(seed) == made for seed, made in first.items())
 
 
 def summarize(
@@ -61,15 +66,16 @@ def summarize(
 
     Args:
         study: its config.
-        rows: its finished runs.
+        rows: its finished runs, of those that it plans.
         p_values: the primary comparison's p-value by decoder, corrected; None while it is
             incomplete.
         tests: number of primary tests that it is corrected for.
 
     Returns:
         `arms` with mean and deviation of each score, `primary` (None if there is none) and
-        `others` as `Comparison`s, `classes`, `sizes` and `boundaries` of the study's `pair`, and
-        the `conclusion` in words. Scores are in percent, differences in points.
+        `others` as `Comparison`s with the number of pairs made `alike`, `classes`, `sizes` and
+        `boundaries` of the study's `pair`, and the `conclusion` in words. Scores are in percent,
+        differences in points.
     """
     record: dict[str, Any] = {"question": study.question, "runs": len(rows), "decoders": {}}
     record["hours"] = round(sum(float(row["seconds"]) for row in rows) / 3600, 1)
@@ -78,18 +84,22 @@ def summarize(
         # Simultaneous intervals: all others cover their true difference with 95 %.
         level = 1 - _ALPHA / max(1, len(study.others))
         others = [(pair, compare_arms(rows, pair, decoder, level=level)) for pair in study.others]
-        primary = compare_primary(rows, study, decoder) if study.primary else None
+        primary = compare_arms(rows, study.primary, decoder) if study.primary else None
         record["decoders"][decoder] = {
             "arms": arms,
             "primary": primary
             and {
                 "pair": study.primary,
                 **asdict(primary),
+                "alike": alike(rows, study.primary, decoder),
                 "planned_pairs": study.primary_seeds,
                 "p_holm": p_values[decoder],
                 "tests": tests,
             },
-            "others": [{"pair": pair, **asdict(found)} for pair, found in others],
+            "others": [
+                {"pair": pair, **asdict(found), "alike": alike(rows, pair, decoder)}
+                for pair, found in others
+            ],
             "classes": by_part(rows, study, decoder, "iou/"),
             "sizes": by_part(rows, study, decoder, "size/"),
             "boundaries": {

@@ -189,6 +189,18 @@ def test_one_image_has_no_intervals_and_is_drawn(tmp_path: Path) -> None:
 def test_networks_must_be_alike(streets_root: Path) -> None:
     tasks = [task_of(), task_of(sk=SKSettings(branches=[[3], [5]]))]
     assert find_units(tasks[0].model) == find_units(tasks[1].model)  # both span 3 and 5
-    tasks[1] = task_of(sk=SKSettings(branches=[[3], [7]]))
-    with pytest.raises(UserError, match="different SK units"):
-        observe(tasks, get_dataset("streets"), streets_root, "val")
+    for other, what in (tasks[1], "sk"), (task_of(arch="unet"), "arch"):
+        with pytest.raises(UserError, match=f"no repetitions of one another: {what} differ"):
+            observe([tasks[0], other], get_dataset("streets"), streets_root, "val")
+
+
+def test_one_run_is_no_two_networks(run_dir: Path, streets_root: Path, tmp_path: Path) -> None:
+    checkpoints = run_dir / "checkpoints"
+    for twice in (["last.ckpt", "best.ckpt"], ["last.ckpt", "../checkpoints/last.ckpt"]):
+        paths = [str(checkpoints / name) for name in twice]
+        options = ["--data.name", "streets", "--data.root", str(streets_root)]
+        done = run_script(
+            "attention", "--ckpt_path", *paths, *options, "--output", tmp_path / "out"
+        )
+        assert done.returncode == 2
+        assert f"--ckpt_path {paths[0]}: another is of the same run" in done.stderr

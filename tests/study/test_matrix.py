@@ -45,6 +45,16 @@ def test_the_primary_pair_comes_first_seed_by_seed(tmp_path: Path) -> None:
     assert len(names) == len({run.digest for run in study.runs()}) == 14
 
 
+def test_seeds_count_up_from_the_first(tmp_path: Path) -> None:
+    fresh = read_study(write(tmp_path / "s.yaml", first_seed=7, primary_seeds=2))
+    assert [run.name for run in fresh.runs()] == [
+        *("a-fpn-7", "b-fpn-7", "a-fpn-8", "b-fpn-8"),
+        "c-fpn-7",
+    ]
+    from_zero = read_study(write(tmp_path / "s.yaml", primary_seeds=9))
+    assert fresh.runs()[0] in from_zero.runs(), "a run is the same whichever seed is the first"
+
+
 def test_more_of_a_study_leaves_what_is_done(tmp_path: Path) -> None:
     study = read_study(write(tmp_path / "s.yaml"))
     rows = [row(run) for run in study.runs()[:3]]
@@ -124,10 +134,11 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda lines: ["<<<<<<< HEAD\n", *lines], "its first line lacks arm, decoder"),
+        (lambda lines: ["<<<<<<< HEAD\n", *lines], "line lacks arm, decoder"),
         (lambda lines: [*lines, "<<<<<<< HEAD\n"], "line 5 is not a row"),
         (lambda lines: [*lines, lines[-1]], "line 5 has a run again"),
         (lambda lines: [*lines, lines[-1].strip() + ",more\n"], "line 5 is not a row"),
+        (lambda lines: [lines[0].replace("seconds", "time"), *lines[1:]], "line lacks seconds"),
     ],
 )
 def test_a_spoiled_table_is_named(tmp_path: Path, spoil, message: str) -> None:
@@ -136,7 +147,7 @@ def test_a_spoiled_table_is_named(tmp_path: Path, spoil, message: str) -> None:
     for run in study.runs()[:3]:
         add_row(table, row(run))
     table.write_text("".join(spoil(table.read_text().splitlines(keepends=True))))
-    with pytest.raises(UserError, match=rf"runs\.csv: {message}"):
+    with pytest.raises(UserError, match=rf"runs\.csv: (its first )?{message}"):
         read_rows(table)
 
 
@@ -161,7 +172,20 @@ def test_numbers_in_quotes_are_numbers(tmp_path: Path) -> None:
         ({"scales": [0]}, "scales is"),
         ({"scales": []}, "scales is"),
         ({"seeds": 0}, "seeds must be 1 or more, not 0"),
+        ({"first_seed": -1}, "first_seed must be 0 or more, not -1"),
         ({"decoders": []}, "decoders is empty"),
+        ({"decoders": ["fpn", "fpn"]}, "decoders: one stands there twice"),
+        ({"arms": CONTENT["arms"] | {True: {}}}, "arms: True is no name"),
+        ({"arms": CONTENT["arms"] | {3: {}}}, "arms: 3 is no name"),
+        ({"arms": CONTENT["arms"] | {"lr/1": {}}}, "arms: 'lr/1' is no name"),
+        ({"set": {"model.arch": "unet"}}, "set: model.arch is decided by decoders"),
+        ({"set": {"data": {"root": "x"}}}, "set: data.name is decided by data"),
+        ({"arms": CONTENT["arms"] | {"a": {"data.root": "x"}}}, "a: data.root is decided by data"),
+        (
+            {"arms": CONTENT["arms"] | {"a": {"seed_everything": 1}}},
+            "a: seed_everything is",
+        ),
+        ({"data": CONTENT["data"] | {"roots": "x"}}, "data has name, split, root, prepare, not"),
         ({"arms": {}, "primary": [], "others": [], "primary_seeds": 0}, "arms is empty"),
         ({"primary": ["a", "a"]}, "a comparison is of two of the arms"),
     ],

@@ -86,7 +86,13 @@ def test_a_study_runs_breaks_goes_on_and_reports(tmp_path: Path, streets_root: P
     assert [r["arm"] for r in rows] == ["sk", "sk", "sum", "sum"]
     assert before.splitlines()[1] in table.read_text()
     scored = tmp_path / "runs" / "tiny" / "sk-fpn-0" / "evaluation" / "evaluation.json"
-    assert json.loads(scored.read_text())["inference"]["scales"] == [0.5]
+    record = json.loads(scored.read_text())
+    assert record["inference"]["scales"] == [0.5]
+    cells = {name: rows[0][f"iou/{name}"] for name in record["iou"]}
+    assert [name for name, cell in cells.items() if not cell] == [
+        name for name, recall in record["recall"].items() if recall is None
+    ], "classes that never occur in truth"
+    assert not all(cells.values())
     assert not (tmp_path / "runs" / "tiny" / "sk-fpn-0" / "checkpoints").exists()
     used = tmp_path / "runs" / "tiny" / "fit.yaml"
     assert used.read_text() == (REPOSITORY / "configs" / "streets.yaml").read_text()
@@ -193,10 +199,12 @@ def test_the_study_in_the_documentation_runs(folder_root: Path, tmp_path: Path) 
         ("sum", "unet", "0"),
     ]
     content = yaml.safe_load(config.read_text())
-    config.write_text(yaml.safe_dump(content | {"set": SMALL, "decoders": ["fpn"]}))
-    done = run_script("study", "--config", config, *places, "--limit", 1)
+    content |= {"set": SMALL, "decoders": ["fpn"], "first_seed": 3}
+    config.write_text(yaml.safe_dump(content))
+    done = run_script("study", "--config", config, *places, "--seeds", 1, "--limit", 1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (config.parent / "results" / "segments" / "report.md").is_file()
+    assert read_rows(config.parent / "results" / "segments" / "runs.csv")[0]["seed"] == "3"
     again = run_script("study", "--config", config, "--report")
     assert f"report {config.parent / 'results' / 'segments' / 'report.md'}" in again.stdout
 
