@@ -167,49 +167,50 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     except ArgumentError as error:  # its lines are for a terminal's width
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     study = replace(study, set={**study.set, **(changes or {})})
-    for key, value in (("arms", study.arms), ("decoders", study.decoders)):
-        if not value:
-            raise UserError(f"{path}: {key} is empty")
-    if study.seeds < 1:
-        raise UserError(f"{path}: seeds must be 1 or more, not {study.seeds}")
-    if study.first_seed < 0:
-        raise UserError(f"{path}: first_seed must be 0 or more, not {study.first_seed}")
-    for pair in (*[study.primary] * bool(study.primary), *study.others):
-        if len(pair) != 2 or len(set(pair) & study.arms.keys()) != 2:
-            raise UserError(f"{path}: a comparison is of two of the arms, not {pair}")
-    if study.primary and study.primary_seeds < 2:
-        raise UserError(f"{path}: primary_seeds must be 2 or more: one seed has no spread")
-    if study.primary_seeds and not study.primary:
-        raise UserError(f"{path}: primary_seeds without a primary comparison")
-    if strangers := set(study.keep_checkpoints) - study.arms.keys():
-        raise UserError(f"{path}: keep_checkpoints: no arm {', '.join(sorted(strangers))}")
-    if {"name", "split"} - study.data.keys():
-        raise UserError(f"{path}: data needs a name and a split")
-    if strangers := study.data.keys() - set(_DATA_KEYS):
-        raise UserError(f"{path}: data has {', '.join(_DATA_KEYS)}, not {', '.join(strangers)}")
-    _check_names_and_values(study, path)
-    try:
-        InferenceSettings(scales=tuple(study.scales))
-    except UserError as error:
-        raise UserError(f"{path}: {str(error).removeprefix('--')}") from error
+    if mistake := next(_mistakes(study), None):
+        raise UserError(f"{path}: {mistake}")
     return study
 
 
-def _check_names_and_values(study: Study, path: Path) -> None:
-    """Refuse names that no folder can have, and values that would not be those of the runs."""
+def _mistakes(study: Study) -> Iterator[str]:
+    """Yield what is wrong with values that are of the right kind."""
+    for key, value in (("arms", study.arms), ("decoders", study.decoders)):
+        if not value:
+            yield f"{key} is empty"
     for arm in study.arms:
         if not (isinstance(arm, str) and re.fullmatch(r"[\w.+-]+", arm)):
-            raise UserError(
-                f"{path}: arms: {arm!r} is no name; letters, digits and . _ + - make one (in "
-                "quotes where YAML takes it for a number, yes or no)"
+            yield (
+                f"arms: {arm!r} is no name; letters, digits and . _ + - make one (in quotes where "
+                "YAML takes it for a number, yes or no)"
             )
     if len(set(study.decoders)) < len(study.decoders):
-        raise UserError(f"{path}: decoders: one stands there twice")
+        yield "decoders: one stands there twice"
+    if study.seeds < 1:
+        yield f"seeds must be 1 or more, not {study.seeds}"
+    if study.first_seed < 0:
+        yield f"first_seed must be 0 or more, not {study.first_seed}"
+    for pair in (*[study.primary] * bool(study.primary), *study.others):
+        if len(pair) != 2 or len(set(pair) & study.arms.keys()) != 2:
+            yield f"a comparison is of two of the arms, not {pair}"
+    if study.primary and study.primary_seeds < 2:
+        yield "primary_seeds must be 2 or more: one seed has no spread"
+    if study.primary_seeds and not study.primary:
+        yield "primary_seeds without a primary comparison"
+    if strangers := set(study.keep_checkpoints) - study.arms.keys():
+        yield f"keep_checkpoints: no arm {', '.join(sorted(strangers))}"
+    if {"name", "split"} - study.data.keys():
+        yield "data needs a name and a split"
+    if strangers := study.data.keys() - set(_DATA_KEYS):
+        yield f"data has {', '.join(_DATA_KEYS)}, not {', '.join(sorted(strangers))}"
     for where, values in {"set": study.set, **study.arms}.items():
         for key in values:
             for own, other in _DECIDED.items():
                 if key == own or own.startswith(f"{key}."):
-                    raise UserError(f"{path}: {where}: {own} is decided by {other}")
+                    yield f"{where}: {own} is decided by {other}"
+    try:
+        InferenceSettings(scales=tuple(study.scales))
+    except UserError as error:
+        yield str(error).removeprefix("--")
 
 
 def _read_text(path: Path) -> str:
