@@ -211,8 +211,8 @@ def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["## Other comparisons", ""]
     lines += [
         f"With few seeds, so with intervals alone: of {level:.1f} % each, so that all "
-        f"{len(found)} cover with 95 %. Pairs made alike are of runs with the same code, torch and "
-        "kind of CPU; those of others differ by more than their arms, so their interval is wider.",
+        f"{len(found)} cover with 95 %. Pairs made alike are of runs that are known to have had "
+        "the same code, torch and kind of CPU; others may differ by more than their arms.",
         "",
         "| comparison | pairs | made alike | difference, points | interval |",
         "|---|---:|---:|---:|---|",

@@ -44,15 +44,16 @@ def compare_arms(
 
 
 def alike(rows: Sequence[Row], pair: Sequence[str], decoder: str) -> int:
-    """Count the pairs of seeds whose runs had the same code, torch and kind of CPU.
+    """Count the pairs of seeds whose runs are known to have had the same code, torch and CPU.
 
-    Others are as good as runs of different seeds, see docs/reproducibility.md.
+    By their rows, of which old ones have no commit. Others pair less well, see
+    docs/reproducibility.md.
     """
     first, second = (
         {
             row["seed"]: [row.get(key) for key in ("commit", "torch", "cpu")]
             for row in rows
-            if row["arm"] == arm and row["decoder"] == decoder
+            if row["arm"] == arm and row["decoder"] == decoder and row.get("commit")
         }
         for arm in pair
     )
