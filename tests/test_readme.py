@@ -2,13 +2,18 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
-from running import REPOSITORY
+from running import REPOSITORY, STUDIES
+
+from skseg.study.report import write_reports
 
 # The arms by their names in the README's table.
 ARMS = {
     "SK": "sk",
+    "SK with the paper's norm": "fuse_batch",
     "a plain trunk of its size": "wide",
     "a plain trunk of SK's size": "wide",
     "branches merely added": "sum",
@@ -27,7 +32,7 @@ def rows() -> list[tuple[str, ...]]:
     for place, compared, numbers, pairs, p_value in ROW.findall(
         (REPOSITORY / "README.md").read_text()
     ):
-        link = re.search(r"docs/results/(\w+)/report.md", place)
+        link = re.search(r"docs/results/([\w/]+)/report.md", place)
         study = link[1] if link else study
         found.append((study, compared, numbers, pairs, p_value))
     return found
@@ -46,10 +51,28 @@ def test_a_row_has_the_numbers_of_the_study(row: tuple[str, ...]) -> None:
     assert p_value == (f"{found['p_holm']:.2g}" if "p_holm" in found else "")
 
 
+@pytest.mark.parametrize("place", [".", "again"])
+def test_reports_are_of_the_rows_and_configs_as_they_are(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A config more corrects all tests once more, so all reports change with it."""
+    monkeypatch.chdir(REPOSITORY)
+    committed = REPOSITORY / "docs" / "results" / place
+    shutil.copytree(committed, tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
+    for report in write_reports(STUDIES, tmp_path / "results"):
+        made = report.relative_to(tmp_path / "results")
+        assert report.read_text() == (committed / made).read_text(), made
+    assert (tmp_path / "results" / "README.md").read_text() == (committed / "README.md").read_text()
+
+
 def test_all_studies_with_a_primary_comparison_are_in_the_table() -> None:
-    results = (REPOSITORY / "docs" / "results").glob("*/summary.json")
-    records = {p.parent.name: json.loads(p.read_text())["decoders"]["fpn"] for p in results}
-    planned = {name for name, record in records.items() if record["primary"]}
+    results = REPOSITORY / "docs" / "results"
+    records = {p.parent: json.loads(p.read_text()) for p in results.glob("**/summary.json")}
+    planned = {
+        str(folder.relative_to(results))
+        for folder, record in records.items()
+        if record["decoders"]["fpn"]["primary"]
+    }
     assert {study for study, *_, p_value in rows() if p_value} == planned != set()
     assert {name for _, pair, *_ in rows() for name in pair.split(" - ")} == ARMS.keys()
 
