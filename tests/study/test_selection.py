@@ -74,8 +74,8 @@ def test_attention_that_follows_nothing_is_worth_nothing(streets_root: Path) -> 
             torch.nn.init.zeros_(parameter)
     seen = read(task, streets_root)
     np.testing.assert_array_equal(seen.counts, seen.counts_fixed)
-    found = describe_selection([seen], find_units(task.model))
-    assert found["difference"]["value"] == 0
+    found = describe_selection([seen, seen], find_units(task.model))
+    assert found["difference"] == {"value": 0, "low": 0, "high": 0}
     for variation in found["variation"].values():
         assert variation["over_images"]["value"] == pytest.approx(0, abs=1e-7)
         assert variation["over_channels"]["value"] == pytest.approx(0, abs=1e-7)
