@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skseg.metrics.objects import BIN_NAMES
 from skseg.nn import Unit
 from skseg.study.attention import Attention, Observations
-from skseg.study.estimates import estimate, interval_words
+from skseg.study.estimates import FEWEST_IMAGES, estimate, interval_words
 from skseg.study.selection import describe_selection
 from skseg.study.targets import FACTORS
 
@@ -45,15 +45,12 @@ def attention_record(
     }
     growth = _growth(seen, class_names, seed)
     beyond = growth["beyond_blur"]
-    several = len(seen.still) > 1
     return {
         "images": len(seen.images),
         "window": seen.side,
         "growth_by": seen.growing,
         "networks": len(seen.still),
-        "interval": "95 %, Student's t over networks"
-        if several
-        else "95 %, bootstrap over images of this one network",
+        "interval": _interval_name(len(seen.still), len(seen.images)),
         "units": [
             {"name": u.name, "stage": u.stage, "spans": u.spans, "channels": u.channels}
             for u in units
@@ -65,6 +62,14 @@ def attention_record(
         "claims": judge(growth),
         "claims_beyond_blur": beyond and judge(beyond),
     }
+
+
+def _interval_name(networks: int, images: int) -> str:
+    if networks > 1:
+        return "95 %, Student's t over networks"
+    if images < FEWEST_IMAGES:
+        return f"no intervals, of one network on fewer than {FEWEST_IMAGES} images"
+    return "95 %, bootstrap over images of this one network"
 
 
 def _still(

@@ -182,6 +182,7 @@ def test_one_image_has_no_intervals_and_is_drawn(tmp_path: Path) -> None:
     seen = observe([task], spec, root, "val", "redraw", side=64)
     record = attention_record(seen, task.class_names)
     assert record["growth"]["largest_change"]["low"] is None
+    assert record["interval"].startswith("no intervals")
     write_attention(tmp_path / "out", record, seen, task, pictures=1)
     assert json.loads((tmp_path / "out" / "attention.json").read_text())["images"] == 1
 
