@@ -42,7 +42,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
     stale = _stale(studies, read, results)
     rows = {name: planned(study, read[name]) for name, study in studies.items()}
     adjusted = _adjusted(studies, rows)
-    lines = [_INDEX_TITLE, "", "Made by `python scripts/study.py --report`.", ""]
+    lines = [_INDEX_TITLE, "", "Made by `scripts/study.py` from the `runs.csv` of each.", ""]
     written = []
     for name, study in studies.items():
         if name in stale or not rows[name]:
@@ -167,7 +167,7 @@ def markdown(study: Study, summary: Mapping[str, Any]) -> str:
                 "boundaries, mean over classes",
             ),
         ]
-    lines += ["Made by `python scripts/study.py --report` from `runs.csv`.", ""]
+    lines += ["Made by `scripts/study.py` from `runs.csv`.", ""]
     return "\n".join(lines)
 
 
@@ -211,8 +211,8 @@ def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["## Other comparisons", ""]
     lines += [
         f"With few seeds, so with intervals alone: of {level:.1f} % each, so that all "
-        f"{len(found)} cover with 95 %. Pairs made alike are of runs that are known to have had "
-        "the same code, torch and kind of CPU; others may differ by more than their arms.",
+        f"{len(found)} cover with 95 %. Pairs made alike are of runs whose rows agree "
+        "on code, torch and kind of CPU; others may differ by more than their arms.",
         "",
         "| comparison | pairs | made alike | difference, points | interval |",
         "|---|---:|---:|---:|---|",

@@ -25,7 +25,7 @@ ARM_SCORES = {
 def scores(rows: Sequence[Row], arm: str, decoder: str, key: str = "miou") -> dict[int, float]:
     """Return an arm's score for each seed, in percent; undefined ones are left out.
 
-    mIoU is over the classes that occur in truth, which are those that rows have an IoU of. The
+    mIoU is over the classes that occur in truth, which are those that all rows have an IoU of. The
     benchmark's also counts one that does not, as 0, in a run that has taken even a pixel for it.
     """
     chosen = [row for row in rows if row["arm"] == arm and row["decoder"] == decoder]
@@ -44,9 +44,9 @@ def compare_arms(
 
 
 def alike(rows: Sequence[Row], pair: Sequence[str], decoder: str) -> int:
-    """Count the pairs of seeds whose runs are known to have had the same code, torch and CPU.
+    """Count the pairs of seeds whose rows agree on code, torch and kind of CPU.
 
-    By their rows, of which old ones have no commit. Others pair less well, see
+    Old rows, which have no commit, agree with none. Others pair less well, see
     docs/reproducibility.md.
     """
     first, second = (
