@@ -31,6 +31,7 @@ _DECIDED = {
     "run_dir": "the place of --runs",
     "ckpt_path": "what there is to go on from",
 }
+_NAME = re.compile(r"\w[\w.+-]*")
 Row = dict[str, str]
 
 
@@ -177,12 +178,13 @@ def _mistakes(study: Study) -> Iterator[str]:
     for key, value in (("arms", study.arms), ("decoders", study.decoders)):
         if not value:
             yield f"{key} is empty"
-    for arm in study.arms:
-        if not (isinstance(arm, str) and re.fullmatch(r"[\w.+-]+", arm)):
-            yield (
-                f"arms: {arm!r} is no name; letters, digits and . _ + - make one (in quotes where "
-                "YAML takes it for a number, yes or no)"
-            )
+    for key, names in (("arms", study.arms), ("decoders", study.decoders)):
+        for name in names:  # which become the names of folders
+            if not (isinstance(name, str) and _NAME.fullmatch(name)):
+                yield (
+                    f"{key}: {name!r} is no name; a letter or digit, then letters, digits and "
+                    ". _ + - make one (in quotes where YAML takes it for a number, yes or no)"
+                )
     if len(set(study.decoders)) < len(study.decoders):
         yield "decoders: one stands there twice"
     if study.seeds < 1:

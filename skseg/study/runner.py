@@ -192,7 +192,7 @@ class Runner:
                 f"{folder} has the network of another run: move it away, or give other --runs"
             )
         if not checkpoint.is_file():  # nothing to go on from
-            shutil.rmtree(folder, ignore_errors=True)
+            self._remove(folder, state)
             state = _State(state.path, run.digest)
         # Before the run, so that later edits are not taken for its code.
         state.commits = list(dict.fromkeys([*state.commits, _commit()]))
@@ -216,6 +216,15 @@ class Runner:
         if run.arm not in self.study.keep_checkpoints:
             shutil.rmtree(checkpoint.parent)
         return row
+
+    def _remove(self, folder: Path, state: _State) -> None:
+        """Remove the folder of a run that left no checkpoint; nothing else is ever removed."""
+        if not folder.exists():
+            return
+        inside = folder.resolve().parent == self.folder.resolve()
+        if not (inside and state.digest):  # a run writes its digest before it makes its folder
+            raise BrokenRunError(f"{folder} was not made by this study: move it away")
+        shutil.rmtree(folder)
 
     def _fit_arguments(self, run: Run, folder: Path, resumes: bool) -> list[object]:
         arguments: list[object] = ["--config", self._fit, "--run_dir", folder]
