@@ -27,7 +27,7 @@ from torch import nn
 
 import skseg
 from skseg.data import SegmentationDataset, get_dataset, read_image, read_pair, train_transform
-from skseg.data.streets import draw_dataset
+from skseg.streets import draw_dataset
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 # Channels, height and width in SKNet-50's stages for 256x256 images, and the first at 256x512.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import skseg
-from skseg.encoders import Conversion
+from skseg.convert import Conversion
 from skseg.nn.attention import SKAttention
 
 ENCODERS = (

@@ -1,6 +1,6 @@
 """Train a segmentation model: python scripts/fit.py --config configs/NAME.yaml [--help]."""
 
-from skseg.cli import fit
+from skseg.commands.fit import main
 
 if __name__ == "__main__":
-    raise SystemExit(fit())
+    raise SystemExit(main())

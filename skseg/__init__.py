@@ -6,14 +6,15 @@ Importing this package registers its encoders in segmentation-models-pytorch and
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from skseg.encoders import convert_to_sk, list_encoders
+from skseg.convert import convert_to_sk, optimize_for_inference
+from skseg.encoders import list_encoders
 from skseg.errors import UserError
 from skseg.models import build_model
-from skseg.nn import SKConv2d, optimize_for_inference
+from skseg.nn import SKConv2d
 
 if TYPE_CHECKING:
     from skseg.data import SegmentationDataModule
-    from skseg.task import SegmentationTask, load_model
+    from skseg.training.task import SegmentationTask, load_model
 
 __all__ = [
     "SKConv2d",
@@ -30,8 +31,8 @@ __all__ = [
 # Who only wants an encoder does not wait for Lightning and albumentations.
 _LAZY = {
     "SegmentationDataModule": "skseg.data",
-    "SegmentationTask": "skseg.task",
-    "load_model": "skseg.task",
+    "SegmentationTask": "skseg.training.task",
+    "load_model": "skseg.training.task",
 }
 
 

@@ -21,9 +21,7 @@ def main() -> int:
         lines = [f"  {command:14}{what}" for command, what in COMMANDS.items()]
         print("\n".join(["usage: skseg COMMAND ...", "", *lines, "", "skseg COMMAND --help"]))
         return 0 if name in ("-h", "--help") else 2
-    module = importlib.import_module("skseg.cli" if name == "fit" else f"skseg.commands.{name}")
-    run = module.fit if name == "fit" else module.main
-    code: int = run(args)
+    code: int = importlib.import_module(f"skseg.commands.{name}").main(args)
     return code
 
 

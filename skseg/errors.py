@@ -3,9 +3,12 @@
 import errno
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 _WORKER_MARK = "Original Traceback"
+_MOST_NEAR = 3
+_MOST_LISTED = 20
 
 
 class UserError(ValueError):
@@ -20,6 +23,25 @@ class UserError(ValueError):
         if _WORKER_MARK in message:
             message = message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()
         super().__init__(message)
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Say which known names are near a wrong one, or list them if they are few.
+
+    Returns:
+        The end of an error message, empty if there is nothing to say.
+
+    Example:
+        >>> near_names("cityscape", ["camvid", "cityscapes"])
+        "; did you mean 'cityscapes'?"
+        >>> near_names("kitti", ["camvid", "cityscapes"])
+        '; there are camvid, cityscapes'
+    """
+    names = list(known)
+    near = get_close_matches(name.lower(), names, n=_MOST_NEAR)
+    if near:
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else ""
 
 
 # What an unwritable or full disk raises.

@@ -10,12 +10,11 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
+from skseg.convert import Conversion, convert_to_sk
 from skseg.encoders import (  # and registers the encoders
     HUB_IDS,
     LITE_ENCODERS,
-    Conversion,
     SKSettings,
-    convert_to_sk,
     has_sk_units,
     is_path,
     load_lite_weights,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from running import run_script
 
-from skseg.data.streets import draw_dataset
+from skseg.streets import draw_dataset
 
 
 @pytest.fixture(scope="session")

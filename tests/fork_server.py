@@ -12,7 +12,7 @@ import sys
 
 from wandb.sdk.data_types._private import MEDIA_TMP
 
-for module in ("skseg.cli", "skseg.commands.evaluate"):
+for module in ("skseg.commands.fit", "skseg.commands.evaluate"):
     importlib.import_module(module)
 
 for line in sys.stdin:

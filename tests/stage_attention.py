@@ -8,7 +8,7 @@ import torch
 from skseg.data import get_dataset, read_pair
 from skseg.inference import normalize
 from skseg.nn.attention import SKAttention
-from skseg.task import SegmentationTask
+from skseg.training.task import SegmentationTask
 
 
 def mean_attention(task: SegmentationTask, root: Path) -> dict[str, float]:

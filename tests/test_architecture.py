@@ -1,6 +1,8 @@
 """Imports go one way: the order of the layers in docs/architecture.md."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,67 +11,73 @@ PACKAGE = Path(__file__).parents[1] / "skseg"
 # What each part may import from this package, besides itself.
 ALLOWED = {
     "errors": set(),
-    "contract": set(),
+    "types": set(),
+    "files": {"errors"},
+    "viz": {"files", "types"},
     "nn": {"errors"},
+    "metrics": {"types"},
+    "data": {"errors", "files", "types", "viz"},
+    "streets": {"data", "errors", "files"},
     "encoders": {"errors", "nn"},
-    "models": {"errors", "encoders"},
-    "losses": {"contract", "errors"},
-    "checkpoints": {"errors"},
-    "loggers": set(),
-    "training": {"errors", "contract", "metrics", "task"},
-    "metrics": {"contract"},
-    "optim": {"encoders", "errors"},
-    "inference": {"errors", "models"},
-    "data": {"errors", "contract"},
-    "report": {"contract"},
-    "task": {
-        "encoders",
-        "errors",
-        "contract",
-        "models",
-        "losses",
-        "metrics",
-        "optim",
-        "inference",
-        "checkpoints",
+    "convert": {"encoders", "errors", "nn"},
+    "models": {"convert", "encoders", "errors"},
+    "inference": {"data", "errors", "files", "models", "types", "viz"},
+    "training": {
+        *("errors", "files", "types", "viz", "nn", "metrics"),
+        *("convert", "encoders", "inference", "models"),
     },
-    "checking": {"errors", "data", "losses", "report"},
-    "callbacks": {"contract", "metrics", "nn", "report", "task"},
-    "evaluation": {"errors", "data", "inference", "metrics", "report", "task"},
-    "prediction": {"errors", "data", "evaluation", "inference", "report", "task"},
-    "submission": {"errors", "data", "evaluation", "inference", "prediction", "report", "task"},
-    "page": {"evaluation", "report"},
-    "results": {"evaluation", "metrics", "page", "report", "task"},
-    "cli": {
-        *("errors", "data", "losses", "metrics", "report", "task"),
-        *("callbacks", "checkpoints", "loggers", "training"),
-    },
-    "study": {
-        *("contract", "errors", "nn", "data", "inference", "metrics", "report"),
-        *("evaluation", "task"),
+    "evaluation": {"data", "errors", "files", "inference", "metrics", "training", "types", "viz"},
+    "study": {"errors", "files", "inference", "metrics"},
+    "attention": {
+        *("data", "errors", "evaluation", "files", "inference", "metrics", "nn", "streets"),
+        *("training", "types", "viz"),
     },
     "commands": {
-        *("study", "errors", "nn", "data", "inference", "task", "checking"),
-        *("evaluation", "prediction", "report", "results", "submission"),
+        *("attention", "convert", "data", "errors", "evaluation", "files", "inference"),
+        *("metrics", "streets", "study", "training", "types", "viz"),
     },
-    "__main__": set(),  # by name, so that `skseg --help` need not import torch
-    "__init__": {"errors", "nn", "encoders", "models", "data", "task"},
+    "__main__": {"commands", "errors"},
+    "__init__": {"convert", "data", "encoders", "errors", "models", "nn", "training"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules of this package that a file imports, `TYPE_CHECKING` ones included."""
+    modules = {module_name(file).removesuffix(".__init__"): module_name(file) for file in FILES}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if found := modules.get(name) or modules.get(str(node.module)):
+                    yield found
+        elif isinstance(node, ast.Import):
+            yield from (modules[a.name] for a in node.names if a.name in modules)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports name the package"
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module else []
-        elif isinstance(node, ast.Import):
-            names = [a.name for a in node.names]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "skseg" and len(parts) > 1 and parts[1] != part:
-                assert parts[1] in ALLOWED[part], f"{part} imports {name}"
+    for name in imported(path):
+        imported_part = name.split(".")[1]
+        assert imported_part in ALLOWED[part] | {part}, f"{part} imports {name}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {module_name(path): set(imported(path)) for path in FILES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_layers_have_no_circle() -> None:
+    TopologicalSorter(ALLOWED).prepare()
+
+
+def test_the_root_holds_no_loose_modules() -> None:
+    """Beyond those that everything shares."""
+    loose = {path.stem for path in PACKAGE.glob("*.py")}
+    assert loose == {"__init__", "__main__", "errors", "files", "models", "types", "viz"}

@@ -1,1 +1,1 @@
-"""What `scripts/NAME.py` and `skseg NAME` run, one file a command; `fit` is `skseg.cli`."""
+"""What `scripts/NAME.py` and `skseg NAME` run, one file a command."""

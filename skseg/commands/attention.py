@@ -12,17 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from skseg.data import get_dataset
-from skseg.errors import UserError, exits_on_mistakes
-from skseg.study.attention import observe
-from skseg.study.attention_record import attention_record
-from skseg.study.attention_results import (
+from skseg.attention.claims import attention_record
+from skseg.attention.files import (
     check_output,
     growth_table,
     selection_table,
     write_attention,
 )
-from skseg.task import load_model
+from skseg.attention.observe import observe
+from skseg.data import get_dataset
+from skseg.errors import UserError, exits_on_mistakes
+from skseg.training.task import load_model
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:

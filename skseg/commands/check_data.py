@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from skseg.checking import check_split, class_table, contact_sheet
 from skseg.data import get_dataset
+from skseg.data.checking import check_split, class_table, contact_sheet
 from skseg.errors import exits_on_mistakes
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from skseg.data.streets import draw_dataset
 from skseg.errors import exits_on_mistakes
+from skseg.streets import draw_dataset
 
 
 @exits_on_mistakes

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from skseg.commands.flags import add_inference_flags, inference_settings
 from skseg.data import get_dataset
 from skseg.errors import exits_on_mistakes
-from skseg.evaluation import check_classes, compare, evaluate
-from skseg.inference import add_inference_flags, inference_settings
-from skseg.report import comparison_table, iou_table
-from skseg.results import write_evaluation
-from skseg.submission import Submission
-from skseg.task import load_model
+from skseg.evaluation.evaluate import check_classes, compare, evaluate
+from skseg.evaluation.files import write_evaluation
+from skseg.evaluation.submission import Submission
+from skseg.training.task import load_model
+from skseg.viz import comparison_table, iou_table
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:

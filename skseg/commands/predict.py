@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from skseg.commands.flags import add_inference_flags, inference_settings
+from skseg.convert import optimize_for_inference
 from skseg.errors import exits_on_mistakes
-from skseg.inference import add_inference_flags, inference_settings
-from skseg.nn import optimize_for_inference
-from skseg.prediction import predict_files
-from skseg.task import load_model
+from skseg.inference.pictures import predict_files
+from skseg.training.task import load_model
 
 
 @exits_on_mistakes

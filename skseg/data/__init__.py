@@ -3,13 +3,13 @@
 A new data set is one file with a `DatasetSpec` and one row in `registry.DATASETS`.
 """
 
-from skseg.contract import VOID
-from skseg.data.cityscapes import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE
+from skseg.data.cityscapes import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE, STREETS
 from skseg.data.datamodule import SegmentationDataModule
 from skseg.data.dataset import ClassTable, DatasetSpec, Pair, Sample, SegmentationDataset, read_pair
 from skseg.data.files import IMAGE_SUFFIXES, read_image
 from skseg.data.registry import DATASETS, get_dataset
 from skseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform, train_transform
+from skseg.types import VOID
 
 __all__ = [
     "DATASETS",
@@ -19,6 +19,7 @@ __all__ = [
     "LABEL_IDS",
     "OFFICIAL_COUNTS",
     "OFFICIAL_SIZE",
+    "STREETS",
     "VOID",
     "ClassTable",
     "DatasetSpec",

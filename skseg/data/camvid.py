@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from skseg.contract import VOID
 from skseg.data.dataset import ClassTable, DatasetSpec
 from skseg.data.files import IMAGE_SUFFIXES, IndexMask, by_name, read_indices, remap
+from skseg.types import VOID
 
 _CLASSES = (
     ("sky", (128, 128, 128)),

@@ -1,11 +1,12 @@
 """Cityscapes: 19 classes of street scenes, in the layout of its official archives."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from skseg.contract import VOID
 from skseg.data.dataset import ClassTable, DatasetSpec
 from skseg.data.files import IndexMask, by_name, read_indices, remap
+from skseg.types import VOID
 
 # (label id, name, colour) in the order of the training ids; from `labels.py` of cityscapesScripts.
 _TRAINED = (
@@ -58,7 +59,7 @@ _IMAGE = "_leftImg8bit.png"
 _LABEL_ID_MASK = "_gtFine_labelIds.png"
 _TRAIN_ID_MASK = "_gtFine_labelTrainIds.png"
 
-LAYOUT = f"""Looked for:
+_LAYOUT = f"""Looked for:
   ROOT/leftImg8bit/SPLIT/CITY/NAME{_IMAGE}
   ROOT/gtFine/SPLIT/CITY/NAME{_LABEL_ID_MASK} (or {_TRAIN_ID_MASK[1:]})"""
 
@@ -98,8 +99,17 @@ CITYSCAPES = DatasetSpec(
     splits=("train", "val", "test"),
     find=find,
     read_mask=read_mask,
-    help=f"""{LAYOUT}
+    help=f"""{_LAYOUT}
 To get it: register at https://www.cityscapes-dataset.com, `pip install cityscapesscripts`, and
   `csDownload -d ROOT gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip`; unpack both in ROOT.
 Without it: `python scripts/draw_streets.py` draws a stand-in, for --data.name streets.""",
 )
+
+STREETS = replace(
+    CITYSCAPES,
+    name="streets",
+    splits=("train", "val"),
+    help=f"""{_LAYOUT}
+To get it: `python scripts/draw_streets.py --root ROOT` draws it in about a minute.""",
+)
+"""Drawn scenes, see `skseg.streets`, which are written as Cityscapes is."""

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch.utils.data import Dataset
 
-from skseg.contract import VOID
 from skseg.data.files import ImageArray, IndexMask, read_image
 from skseg.data.transforms import Transform, reseed
 from skseg.errors import UserError
+from skseg.types import VOID
 
 
 class Sample(TypedDict):
-    """One item of a `SegmentationDataset`; `skseg.contract.Batch` is what collating makes of it.
+    """One item of a `SegmentationDataset`; `skseg.types.Batch` is what collating makes of it.
 
     Attributes:
         image: Normalised RGB, float32 `[3, H, W]`.

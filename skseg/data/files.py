@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from skseg.contract import VOID
 from skseg.errors import UserError
+from skseg.types import VOID
 
 _UNKNOWN = 254  # between the last possible class and void
 _GREY, _RGB = 0, 2  # a PNG's colour types

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from skseg.contract import VOID
 from skseg.data.dataset import ClassTable, DatasetSpec
 from skseg.data.files import IMAGE_SUFFIXES, IndexMask, by_name, read_indices, remap
 from skseg.errors import UserError
+from skseg.types import VOID
 
 HELP = """Looked for:
   ROOT/SPLIT/images/NAME.jpg (or .png, .tif, ...) and ROOT/SPLIT/masks/NAME.png,

@@ -4,10 +4,9 @@ import difflib
 from pathlib import Path
 
 from skseg.data.camvid import CAMVID
-from skseg.data.cityscapes import CITYSCAPES
+from skseg.data.cityscapes import CITYSCAPES, STREETS
 from skseg.data.dataset import DatasetSpec
 from skseg.data.folder import folder_dataset
-from skseg.data.streets import STREETS
 from skseg.errors import UserError
 
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in (CITYSCAPES, CAMVID, STREETS)}

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from skseg.contract import VOID
+from skseg.types import VOID
 
 # Importing albumentations looks for a newer version on the network otherwise.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

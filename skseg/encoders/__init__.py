@@ -1,7 +1,6 @@
 """Encoders, registered in timm and segmentation-models-pytorch when this package is imported."""
 
 from skseg.encoders import shufflenet
-from skseg.encoders.convert import Conversion, convert_to_sk
 from skseg.encoders.efficientnet_lite import LITE_ENCODERS, LITE_NORMALIZATION, load_lite_weights
 from skseg.encoders.settings import SKSettings
 from skseg.encoders.sknet import (
@@ -30,11 +29,9 @@ __all__ = [
     "LITE_NORMALIZATION",
     "NETWORKS",
     "TRUNKS",
-    "Conversion",
     "SKBottleneck",
     "SKNetEncoder",
     "SKSettings",
-    "convert_to_sk",
     "encoder_stages",
     "has_sk_units",
     "is_path",

@@ -16,7 +16,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-from skseg.encoders.encoder import Encoder
+from skseg.encoders.base import Encoder
 from skseg.encoders.weights import fit_state_dict, read_state_dict
 from skseg.errors import UserError
 

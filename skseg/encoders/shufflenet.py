@@ -13,7 +13,7 @@ from timm.layers import SEModule
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, ShuffleNetV2
 
-from skseg.encoders.encoder import Encoder
+from skseg.encoders.base import Encoder
 from skseg.encoders.weights import LoadsAnyLayout
 from skseg.nn import SKConv2d
 

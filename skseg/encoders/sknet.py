@@ -22,7 +22,7 @@ from timm.models._builder import build_model_with_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from skseg.encoders.encoder import Encoder
+from skseg.encoders.base import Encoder
 from skseg.encoders.settings import OF_CONVERSION, SKSettings
 from skseg.encoders.weights import HUB_IDS, LoadsAnyLayout, rename, smp_settings
 from skseg.errors import UserError

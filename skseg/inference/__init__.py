@@ -6,17 +6,16 @@ probabilities over scales and mirror images. A picture is worked through from to
 that logits take memory by its width and the window's height, not by its area.
 """
 
+from skseg.inference.image import Prediction, predict, predict_bands
 from skseg.inference.logits import Network, normalize, padded_side, predict_logits
-from skseg.inference.predict import Prediction, predict, predict_bands
-from skseg.inference.settings import InferenceSettings, add_inference_flags, inference_settings
+from skseg.inference.settings import InferenceSettings, best_device
 from skseg.inference.views import resize
 
 __all__ = [
     "InferenceSettings",
     "Network",
     "Prediction",
-    "add_inference_flags",
-    "inference_settings",
+    "best_device",
     "normalize",
     "padded_side",
     "predict",

@@ -1,7 +1,7 @@
 """One forward pass: from a picture of any size to logits of that size."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Network(Protocol):
     Attributes:
         mean: of each channel, as fractions of the full range.
         std: of each channel, likewise.
+        colors: an RGB color for each class, 0 to 255.
         device: where it is.
     """
 
@@ -55,6 +56,10 @@ class Network(Protocol):
     def mean(self) -> Sequence[float]: ...  # noqa: D102
     @property
     def std(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def colors(self) -> Sequence[Sequence[int]]: ...  # noqa: D102
+    def to(self, device: torch.device) -> Self: ...  # noqa: D102
+    def eval(self) -> Self: ...  # noqa: D102
     def __call__(self, image: Tensor, /) -> Tensor: ...  # noqa: D102
 
 

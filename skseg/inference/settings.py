@@ -1,8 +1,9 @@
-"""How a picture goes through a network, and the flags that say so."""
+"""How a picture goes through a network, and on which device."""
 
-import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from skseg.errors import UserError
 
@@ -46,40 +47,6 @@ class InferenceSettings:
                 raise UserError(f"--{key} is {getattr(self, key)!r}; it must be {expected}")
 
 
-def add_inference_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each of the settings; `inference_settings` reads them."""
-    default = InferenceSettings()
-    group = parser.add_argument_group("inference")
-    group.add_argument(
-        "--window",
-        type=int,
-        nargs="+",
-        metavar="PIXELS",
-        help="side, or height and width, of a sliding window; the whole picture when unset",
-    )
-    group.add_argument(
-        "--overlap", type=float, default=default.overlap, help="share of a window (default: 0.5)"
-    )
-    group.add_argument(
-        "--blend", default=default.blend, help="of windows: gaussian (default) or uniform"
-    )
-    group.add_argument(
-        "--scales", type=float, nargs="+", default=default.scales, help="factors (default: 1)"
-    )
-    group.add_argument("--flip", action="store_true", help="see the mirror image too")
-    group.add_argument("--precision", default=default.precision, help="32 (default) or bf16")
-
-
-def inference_settings(args: argparse.Namespace) -> InferenceSettings:
-    """Read the settings from parsed flags.
-
-    Raises:
-        UserError: a value is out of its range.
-    """
-    given = {field.name: getattr(args, field.name) for field in fields(InferenceSettings)}
-    if args.window is not None:
-        if len(args.window) > 2:
-            raise UserError(f"--window has {len(args.window)} values; give a side, or two")
-        given["window"] = (args.window[0], args.window[-1])
-    given["scales"] = tuple(args.scales)
-    return InferenceSettings(**given)
+def best_device() -> torch.device:
+    """Return a CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skseg.contract import VOID
+from skseg.types import VOID
 
 Indices = NDArray[np.uint8]
 Counts = NDArray[np.int64]

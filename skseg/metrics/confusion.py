@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from skseg.contract import VOID
+from skseg.types import VOID
 
 
 def confusion_matrix(num_classes: int) -> MulticlassConfusionMatrix:

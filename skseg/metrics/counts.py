@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from skseg.contract import VOID
 from skseg.metrics.boundary import BAND_RATIO, TOLERANCE_RATIO, count_bands, count_contours
 from skseg.metrics.calibration import calibration_error, count_confidence, reliability
 from skseg.metrics.confusion import by_name, evaluation_record, plain
 from skseg.metrics.objects import BIN_NAMES, count_objects
+from skseg.types import VOID
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The selective-kernel operator and its fast paths."""
 
 from skseg.nn.attention import FuseNorm, fix_attention, record_attention
-from skseg.nn.optimize import optimize_for_inference
+from skseg.nn.inspect import Unit, attention_units
 from skseg.nn.sk import (
     ARTICLE_BRANCHES,
     PAPER_BRANCHES,
@@ -9,7 +9,6 @@ from skseg.nn.sk import (
     Select,
     SKConv2d,
 )
-from skseg.nn.units import Unit, attention_units
 
 __all__ = [
     "ARTICLE_BRANCHES",
@@ -21,6 +20,5 @@ __all__ = [
     "Unit",
     "attention_units",
     "fix_attention",
-    "optimize_for_inference",
     "record_attention",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skseg.errors import UserError
 from skseg.nn.attention import FuseNorm, SKAttention, pooled_sum, weighted_sum
-from skseg.nn.fused import ConvNormAct, fused_unit, is_fusable
+from skseg.nn.kernels.autograd import ConvNormAct, fused_unit, is_fusable
 
 Select = Literal["attention", "sum", "mean"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skseg.errors import UserError
-from skseg.study.estimates import interval_words
+from skseg.metrics.estimates import interval_words
 from skseg.study.matrix import Row, Study, check_rows, planned, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.statistics import holm

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from skseg.contract import VOID
 from skseg.metrics import confusion_matrix, evaluation_record, scores
+from skseg.types import VOID
 
 
 def count_by_hand(truth: list[int], prediction: list[int], classes: int) -> dict:

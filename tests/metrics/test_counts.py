@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from skseg.contract import VOID
 from skseg.metrics import Counts, confusion_matrix, count_image, full_record
 from skseg.metrics.boundary import _dilate, count_bands, count_contours
 from skseg.metrics.calibration import calibration_error, count_confidence
 from skseg.metrics.objects import BIN_NAMES, count_objects
+from skseg.types import VOID
 
 SQUARE = np.ones((3, 3))
 

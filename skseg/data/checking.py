@@ -1,0 +1,112 @@
+"""What a data set holds, and what is wrong with it, before anyone trains on it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.progress import track
+from rich.table import Table
+
+from skseg.data.class_weights import inverse_log_weights
+from skseg.data.dataset import DatasetSpec, Pair, read_pair
+from skseg.errors import UserError
+from skseg.viz import Image, overlay
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split.
+
+    Attributes:
+        split: its name.
+        pairs: image and mask of each sample, sorted by name.
+        good: those that could be read.
+        sizes: how many images there are of each (height, width) in pixels.
+        counts: int64 [K] pixels of each class in the masks that could be read.
+        void: pixels of no class.
+        problems: one line for each file, or the whole split, that training would fail on.
+    """
+
+    split: str
+    pairs: list[Pair]
+    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
+    good: list[Pair] = field(default_factory=list)
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    void: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
+    """Read all files of a split as training does.
+
+    Args:
+        spec: the data set.
+        root: its directory.
+        split: one of its splits.
+
+    Returns:
+        The report; what is wrong is in its `problems` and raises nothing.
+    """
+    report = SplitReport(split, [], np.zeros(len(spec.classes), np.int64))
+    try:
+        report.pairs = spec.pairs(root, split)
+    except UserError as error:
+        report.problems.append(str(error).splitlines()[0])
+    for pair in track(report.pairs, split, transient=True):
+        try:
+            _, mask = read_pair(spec, pair)
+        except UserError as error:
+            report.problems.append(str(error))
+            continue
+        report.sizes[mask.shape] += 1
+        report.good.append(pair)
+        pixels = np.bincount(mask.ravel(), minlength=256)
+        report.counts += pixels[: len(spec.classes)]
+        report.void += int(pixels[len(spec.classes) :].sum())
+    return report
+
+
+def class_table(reports: list[SplitReport], class_names: Sequence[str]) -> Table:
+    """Tabulate the share of each class in the labelled pixels, by split, with loss weights."""
+    table = Table(title="share of the labelled pixels, %")
+    table.add_column("class")
+    for report in reports:
+        table.add_column(report.split, justify="right")
+    table.add_column("weight", justify="right")
+    weights = inverse_log_weights(torch.from_numpy(reports[0].counts)).tolist()
+    shares = [100 * report.counts / max(1, report.counts.sum()) for report in reports]
+    for index, name in enumerate(class_names):
+        table.add_row(name, *(f"{s[index]:.3f}" for s in shares), f"{weights[index]:.2f}")
+    table.caption = f"weights, 1 / ln(1.02 + share), of {reports[0].split}"
+    return table
+
+
+def contact_sheet(spec: DatasetSpec, pairs: Sequence[Pair], columns: int = 4) -> Image:
+    """Lay samples out in a grid, each image above itself with its mask painted over.
+
+    Args:
+        spec: the data set.
+        pairs: one or more samples of it.
+        columns: of the grid.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+    """
+    width, height = 320, 240  # of a tile, in pixels; images keep their shape
+    rows = -(-len(pairs) // columns)
+    sheet = np.zeros((2 * rows * height, min(columns, len(pairs)) * width, 3), np.uint8)
+    for i, pair in enumerate(pairs):
+        image, mask = read_pair(spec, pair)
+        factor = min(width / mask.shape[1], height / mask.shape[0])
+        size = [max(1, round(side * factor)) for side in (mask.shape[1], mask.shape[0])]
+        small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        labels = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        top, left = 2 * height * (i // columns), width * (i % columns)
+        for tile in (small, overlay(small, labels, spec.classes.colors)):
+            sheet[top : top + size[1], left : left + size[0]] = tile
+            top += height
+    return sheet

@@ -1,0 +1,1 @@
+"""A trained model on a whole split: its scores, their files, and submissions."""

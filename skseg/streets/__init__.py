@@ -1,0 +1,7 @@
+"""Street scenes drawn on the spot and annotated like Cityscapes: for first runs and for tests."""
+
+from skseg.streets.dataset import draw_dataset, redraw
+from skseg.streets.placement import Growth
+from skseg.streets.scene import Scene, draw_scene
+
+__all__ = ["Growth", "Scene", "draw_dataset", "draw_scene", "redraw"]

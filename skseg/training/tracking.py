@@ -1,0 +1,236 @@
+"""Callbacks that leave something to look at in the run folder and on W&B."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import wandb
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from skseg.metrics import evaluation_record
+from skseg.nn import Unit, attention_units, record_attention
+from skseg.training.task import SegmentationTask
+from skseg.types import VOID, Batch
+from skseg.viz import Sample, plot_samples, to_picture
+
+
+class SavePredictions(pl.Callback):
+    """Draw image, truth and prediction of a few validation images after each validation.
+
+    The images are spread evenly over the set and the same every time.
+
+    Args:
+        directory: where `step_NNNNNNN.png` go, with the optimizer steps done.
+        count: how many images.
+    """
+
+    def __init__(self, directory: Path, count: int = 4) -> None:
+        self.directory = directory
+        self.count = count
+        self.samples: list[Sample] = []
+
+    @property
+    def last(self) -> Path | None:
+        """The newest picture, None before the first."""
+        return max(self.directory.glob("step_*.png"), default=None)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's first image if it is one of the chosen."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        batches = int(trainer.num_val_batches[dataloader_idx])
+        if batch_idx in np.linspace(0, batches - 1, self.count).astype(int):
+            assert isinstance(pl_module, SegmentationTask)
+            self.samples.append(
+                Sample(
+                    batch["name"][0],
+                    to_picture(batch["image"][0], pl_module.mean, pl_module.std),
+                    _indices(batch["mask"][0]),
+                    _indices(outputs[0]),
+                )
+            )
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the picture and log it."""
+        if not self.samples:
+            return
+        assert isinstance(pl_module, SegmentationTask)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        figure = plot_samples(self.samples, pl_module.class_names, pl_module.colors)
+        figure.savefig(self.directory / f"step_{trainer.global_step:07d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(
+                    "val/predictions",
+                    images=[sample.image for sample in self.samples],
+                    # Lightning files an epoch's scores under its last step, counted from 0.
+                    step=trainer.global_step - 1,
+                    caption=[sample.name for sample in self.samples],
+                    masks=[_masks(sample, pl_module.class_names) for sample in self.samples],
+                )
+        self.samples = []
+
+
+class LogAttention(pl.Callback):
+    """Log the mean weight of each branch of a network's SK units, by stage, over a validation.
+
+    As `val/attention/STAGE/SPAN`, the span being the side in pixels that the branch's kernel
+    reaches over. Branches of a stage that reach equally far count together. Nothing is logged of
+    networks without SK units, and nothing changes in any.
+    """
+
+    def __init__(self) -> None:
+        self._units: list[Unit] = []
+        self._open = ExitStack()
+        self._recorded: dict[str, Tensor] = {}
+        self._total = torch.zeros(0)  # by unit and branch; the number of images comes last
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to record."""
+        assert isinstance(pl_module, SegmentationTask)
+        self._units = attention_units(pl_module.model)
+        self._recorded = self._open.enter_context(record_attention(pl_module.model))
+        size = sum(len(unit.spans) for unit in self._units) + 1
+        self._total = torch.zeros(size, dtype=torch.float64)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add up a batch's attention; but what fills up a process's share is all void."""
+        if not self._units or (batch["mask"] == VOID).all():
+            return
+        # [B, M, C] or [B, M, C, h, w]: the mean over channels, and regions, of each image.
+        weights = [self._of_batch(unit) for unit in self._units]
+        images = torch.full((1,), len(batch["mask"]))
+        self._total += torch.cat([*(w.double().cpu() for w in weights), images])
+
+    def _of_batch(self, unit: Unit) -> Tensor:
+        """The last batch's attention of a unit, summed over images: [M], zero if it did not run."""
+        if unit.name not in self._recorded:  # a shallow decoder leaves the last stages out
+            return torch.zeros(len(unit.spans))
+        return self._recorded[unit.name].flatten(2).mean(2).sum(0)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop recording, and log."""
+        self._open.close()
+        if not self._units:
+            return
+        total = trainer.strategy.reduce(self._total.to(pl_module.device), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        *sums, images = total.tolist()
+        if not images:
+            return
+        by_stage: dict[str, list[float]] = {}
+        units_of: dict[str, int] = {}
+        spans = iter(sums)
+        for unit in self._units:
+            stage = unit.stage.removeprefix("encoder.")
+            units_of[stage] = units_of.get(stage, 0) + 1
+            own: dict[str, float] = {}
+            for span in unit.spans:
+                key = f"{stage}/{span}"
+                own[key] = own.get(key, 0.0) + next(spans) / images
+            for key, weight in own.items():
+                by_stage.setdefault(key, []).append(weight)
+        for key, units in by_stage.items():
+            weight = sum(units) / units_of[key.rsplit("/", 1)[0]]
+            if weight > 0:  # a stage that ran
+                pl_module.log(f"val/attention/{key}", weight)
+
+
+class LogTables(pl.Callback):
+    """Give W&B what no curve shows: scores by class, the confusion matrix, the best checkpoint.
+
+    After each validation `val/classes`, a table of IoU, precision, recall and F1, and
+    `val/confusion`, W&B's chart of a confusion matrix in pixels. At the end of the run an artifact
+    `RUN-best` of type "model": `best.ckpt` with `best.json`, whose scores are its metadata.
+
+    Args:
+        checkpoints: folder of `best.ckpt` and `best.json`.
+    """
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the tables."""
+        assert isinstance(pl_module, SegmentationTask)
+        if trainer.sanity_checking or pl_module.last_confusion is None:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                tables = score_tables(pl_module.last_confusion, pl_module.class_names)
+                logger.log_metrics(tables, step=trainer.global_step - 1)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the best checkpoint."""
+        files = [self.checkpoints / name for name in ("best.ckpt", "best.json")]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and all(file.is_file() for file in files):
+                record = json.loads(files[1].read_text())
+                record.pop("confusion")  # in the file; too much for a list of facts
+                artifact = wandb.Artifact(
+                    f"{logger.experiment.id}-best", type="model", metadata=record
+                )
+                for file in files:
+                    # Not copied to W&B's own cache first: the run folder holds all of a run.
+                    artifact.add_file(str(file), policy="immutable")
+                logger.experiment.log_artifact(artifact, aliases=["best"])
+
+
+def score_tables(confusion: Tensor, class_names: list[str]) -> dict[str, Any]:
+    """Return W&B's table of scores by class, and its chart of the confusion matrix."""
+    record = evaluation_record(confusion, class_names)
+    columns = ("iou", "precision", "recall", "f1")
+    classes = wandb.Table(
+        columns=["class", *columns],
+        data=[[name, *(record[key][name] for key in columns)] for name in class_names],
+    )
+    # The fields of W&B's own preset, which `wandb.plot.confusion_matrix` makes pixel by pixel.
+    fields = ("Actual", "Predicted", "nPredictions")
+    cells = wandb.Table(
+        columns=list(fields),
+        data=[
+            [truth, prediction, record["confusion"][i][j]]
+            for i, truth in enumerate(class_names)
+            for j, prediction in enumerate(class_names)
+        ],
+    )
+    chart = wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        cells,
+        {field: field for field in fields},
+        {"title": "confusion, pixels"},
+    )
+    return {"val/classes": classes, "val/confusion": chart}
+
+
+def _indices(mask: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return mask.cpu().numpy().astype(np.uint8)
+
+
+def _masks(sample: Sample, class_names: list[str]) -> dict[str, Any]:
+    labels = {**dict(enumerate(class_names)), VOID: "void"}
+    return {
+        "prediction": {"mask_data": sample.prediction, "class_labels": labels},
+        "truth": {"mask_data": sample.truth, "class_labels": labels},
+    }

@@ -1,0 +1,386 @@
+"""A user's mistakes on the command line of fit: one clear error, no stack trace, nothing made."""
+
+import csv
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from running import REPOSITORY
+
+from skseg.commands.fit import find_run
+from skseg.commands.fit import main as fit
+from skseg.errors import UserError
+from skseg.models import ARCHS, build_model
+from skseg.nn import SKConv2d
+from skseg.training.task import SegmentationTask, load_model
+from skseg.training.tracking import SavePredictions
+
+
+@pytest.fixture(autouse=True)
+def _own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["fit.py"])
+
+
+def arguments(root: Path, run: Path, *more: str) -> list[str]:
+    return [
+        *("--config", "configs/streets.yaml", "--data.root", str(root), "--run_dir", str(run)),
+        *("--data.batch_size", "2", "--data.crop_size", "[64,64]", "--data.num_workers", "0"),
+        *("--trainer.max_epochs", "1", "--wandb.enabled", "false", *more),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model.encoder_name", "sknet5"], "unknown encoder 'sknet5'; near: sknet50"),
+        (["--model.arch", "unnet"], "unknown architecture 'unnet'; near: unet"),
+        (["--model.decoder", "{decoder_chanels: 3}"], "fpn has no argument 'decoder_chanels'"),
+        (
+            ["--model.loss", "null", "--model.loss", "[{name: focal, min_kept: 2}]"],
+            "model.loss: min_kept belongs to ohem; focal has none",
+        ),
+        (["--data.name", "street"], "no data set 'street'"),
+        (
+            ["--model.encoder_name", "sknet_tiny_se", "--model.sk.select", "sum"],
+            "model.sk with sknet_tiny_se: select: sum would multiply",
+        ),
+        (["--data.root", "/nowhere"], "/nowhere is not a directory"),
+        (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
+        (["--trainer.precision", "16-mixed"], "precision 16-mixed is for GPUs; on a CPU take bf16"),
+        (["--data.batch_size", "99"], "data.batch_size is 99"),
+        (["--data.crop_size", "[0,64]"], "data.crop_size"),
+        (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
+        (["--model.sk.branches", "[[4]]"], "kernel sizes are odd and positive, got 4"),
+        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch is (kernel size, dilation, groups)"),
+        (["--model.sk.reduction", "0"], "reduction is at least 1, got 0"),
+        (["--model.sk.stages", "[3]"], "model.sk.stages is for encoders that are converted"),
+        (
+            ["--model.encoder_name", "efficientnet_lite0", "--model.encoder_weights", "imagenet"],
+            "want images normalised with --data.mean [0.4980, 0.4980, 0.4980], not [0.485",
+        ),
+        (["--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
+        (["--ckpt_path", "last"], "no checkpoint below"),
+        (
+            ["--model.schedule.name", "cosine", "--model.schedule.power", "2"],
+            "power belongs to poly",
+        ),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_mistakes(
+    more: list[str], message: str, streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["--model.encoder", "--data.crop", "--trainer.max_epoch"])
+def test_an_unknown_key_is_named(
+    key: str, streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fit(arguments(streets_root, tmp_path / "run", key, "3"))
+    assert caught.value.code == 2
+    assert key.removeprefix("--") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("fuse_norm", "bach", "'batch', 'running', 'layer', 'none'"),
+        ("select", "max", "'attention', 'sum', 'mean'"),
+        ("fuse_normm", "batch", "fuse_normm"),
+    ],
+)
+def test_a_wrong_sk_setting_is_named(
+    key: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fit(arguments(tmp_path, tmp_path / "run", f"--model.sk.{key}", value))
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_converted_encoder_comes_back_with_the_checkpoint(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = ["--model.encoder_name", "mobilenet_v2", "--model.sk.stages", "[4,5]"]
+    args = arguments(streets_root, tmp_path / "run", *more, "--model.sk.fuse_norm", "none")
+    assert fit(args) == 0
+    assert (
+        "converted 11 convolutions to SK units\n  parameters: 2.22 M ->" in capsys.readouterr().out
+    )
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    units = [m for m in task.model.encoder.modules() if isinstance(m, SKConv2d)]
+    assert len(units) == 11
+    assert all(isinstance(unit.attn.bn, torch.nn.Identity) for unit in units)
+    trained = [unit.paths[1].conv.weight.detach() for unit in units]
+    assert all(weight[..., 0, :].any() for weight in trained[:3])  # zeros no more
+    other = ["--model.sk.stages", "[5]", "--ckpt_path", "last"]
+    assert fit([*args, *other]) == 2
+    assert "sk is {" in capsys.readouterr().err
+
+
+def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("model: {encodr_name: sknet50}\n")
+    with pytest.raises(SystemExit):
+        fit(["--config", str(config)])
+    assert "encodr_name" in capsys.readouterr().err
+
+
+def test_a_used_folder_is_not_overwritten(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "metrics.csv").write_text("precious")
+    assert fit(arguments(streets_root, tmp_path)) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert (tmp_path / "metrics.csv").read_text() == "precious"
+
+
+def test_a_broken_picture_met_in_training_is_named(
+    tmp_path: Path, streets_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "streets"
+    shutil.copytree(streets_root, root)
+    for picture in (root / "leftImg8bit" / "train").glob("*/*.png"):
+        picture.write_bytes(picture.read_bytes()[:300])
+    assert fit(arguments(root, tmp_path / "run", "--data.num_workers", "1")) == 2
+    error = capsys.readouterr().err
+    assert "leftImg8bit/train" in error
+    assert "Traceback" not in error
+
+
+def test_a_mask_of_another_size_is_named(
+    tmp_path: Path, streets_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "streets"
+    shutil.copytree(streets_root, root)
+    for mask in (root / "gtFine" / "train").glob("*/*labelIds.png"):
+        cv2.imwrite(str(mask), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)[:30])
+    assert fit(arguments(root, tmp_path / "run")) == 2
+    assert "labelIds.png: the mask has 128x30 pixels" in capsys.readouterr().err
+
+
+def test_every_epoch_leaves_a_checkpoint(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second epoch, a run has the first."""
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append((tmp_path / "run" / "checkpoints" / "last.ckpt").is_file())
+
+    monkeypatch.setattr(SavePredictions, "on_train_batch_start", look)
+    more = ["--trainer.max_steps", "3", "--trainer.max_epochs", "2"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    assert seen == [False, False, True]
+
+
+def test_one_image_a_batch_is_explained(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = ["--data.batch_size", "1", "--model.encoder_name", "sknet26"]
+    assert fit(arguments(streets_root, tmp_path / "run", *one)) == 2
+    assert "single image" in capsys.readouterr().err
+
+
+def test_crops_of_any_size_train(streets_root: Path, tmp_path: Path) -> None:
+    assert fit(arguments(streets_root, tmp_path / "run", "--data.crop_size", "[50,70]")) == 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_architecture_trains_and_comes_back(
+    arch: str, streets_root: Path, tmp_path: Path
+) -> None:
+    """One real step, and what its checkpoint says is what the network says."""
+    more = ["--model.arch", arch, "--model.decoder", "{}", "--trainer.limit_train_batches", "1"]
+    more += ["--trainer.limit_val_batches", "1", "--data.crop_size", "[128,128]"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 1
+    task = load_model(path)
+    assert task.spec["arch"] == arch
+    assert all(torch.equal(v, checkpoint["state_dict"][k]) for k, v in task.state_dict().items())
+    with torch.inference_mode():
+        assert task(torch.zeros(1, 3, 70, 90)).shape == (1, 19, 70, 90)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet10t", "mit_b0", "sknet_tiny_se"])
+def test_encoders_of_smp_and_timm_train(encoder: str, streets_root: Path, tmp_path: Path) -> None:
+    more = ["--model.encoder_name", encoder, "--trainer.limit_train_batches", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    assert (
+        load_model(tmp_path / "run" / "checkpoints" / "last.ckpt").spec["encoder_name"] == encoder
+    )
+
+
+def test_settings_of_sk_units_come_back_with_the_checkpoint(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--model.sk.fuse_norm", "batch", "--model.sk.branches", "[[3],[3,2],[3,3]]"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    unit = next(m for m in task.modules() if isinstance(m, SKConv2d))
+    assert [p.conv.dilation[0] for p in unit.paths] == [1, 2, 3]
+    assert isinstance(unit.attn.bn, torch.nn.BatchNorm1d)
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(streets_root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(build_model("fpn", "sknet_tiny").encoder.state_dict(), weights)
+    args = arguments(streets_root, tmp_path / "run", "--model.encoder_weights", str(weights))
+    assert fit(args) == 0
+    weights.unlink()
+    assert fit([*args, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert str(weights) in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_conversion_with_depthwise_kernels_trains_and_comes_back(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--model.encoder_name", "resnet18", "--model.sk.depthwise", "true"]
+    more += ["--model.sk.stages", "[4]", "--trainer.check_val_every_n_epoch", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    task = load_model(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert sum(isinstance(m, SKConv2d) for m in task.modules()) == 4
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        keys = next(csv.reader(file))
+    assert {key for key in keys if key.startswith("val/attention/")} == {
+        "val/attention/layer3/3",
+        "val/attention/layer3/5",
+    }
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = arguments(streets_root, tmp_path / "run")
+    assert fit(args) == 0
+    more = ["--model.encoder_name", "sknet_tiny_se", "--ckpt_path", "last"]
+    assert fit([*args, *more]) == 2
+    error = capsys.readouterr().err
+    assert "encoder_name is 'sknet_tiny' in the checkpoint, 'sknet_tiny_se' here" in error
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert fit([*args, "--ckpt_path", "last"]) == 2
+    assert "cannot be read safely" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    assert fit(arguments(streets_root, tmp_path / "file" / "run")) == 2
+    assert "file/run: cannot be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [2_000_000, 10_000], ids=["checkpoint", "picture"])
+def test_a_full_disk_ends_in_one_line(limit: int, streets_root: Path, tmp_path: Path) -> None:
+    """Files that cannot grow stand for it: first the checkpoint's, then the pictures' too."""
+    args = arguments(streets_root, tmp_path / "run", "--trainer.max_epochs", "2")
+    done = subprocess.run(
+        [sys.executable, "scripts/fit.py", *args],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))  # no half of one
+
+
+def test_gradients_are_clipped_to_the_norm(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain SGD at rate 1 one step moves the weights by the gradient."""
+    before: dict[str, torch.Tensor] = {}
+
+    def keep(task: torch.nn.Module) -> None:
+        before.update({name: p.detach().clone() for name, p in task.named_parameters()})
+
+    monkeypatch.setattr(SegmentationTask, "on_train_start", keep)
+    sgd = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1"]
+    sgd += ["--model.optimizer.weight_decay", "0", "--model.schedule.warmup_steps", "0"]
+    moved = {}
+    for limit in ("0.01", "1000"):
+        more = [*sgd, "--trainer.max_steps", "1", "--trainer.gradient_clip_val", limit]
+        assert fit(arguments(streets_root, tmp_path / limit, *more)) == 0
+        after = load_model(tmp_path / limit / "checkpoints" / "last.ckpt").named_parameters()
+        steps = [(p.detach() - before[name]).flatten() for name, p in after]
+        moved[limit] = torch.cat(steps).norm().item()
+    assert moved["0.01"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["1000"] > 0.1
+
+
+def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:
+    """Named in a file, as users do, with class weights from the data."""
+    config = tmp_path / "losses.yaml"
+    config.write_text(
+        """
+model:
+  loss:
+    - {name: cross_entropy, class_weights: data, label_smoothing: 0.1}
+    - {name: ohem, class_weights: data, min_kept: 100}
+    - {name: dice, weight: 0.5}
+    - {name: lovasz}
+    - {name: focal, gamma: 1.5}
+"""
+    )
+    more = ["--config", str(config), "--trainer.log_every_n_steps", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    names = ["loss", "cross_entropy", "ohem", "dice", "lovasz", "focal"]
+    total, *terms = (float(row[f"train/{name}"]) for name in names)
+    factors = (1, 1, 0.5, 1, 1)
+    assert total == pytest.approx(sum(f * t for f, t in zip(factors, terms, strict=True)), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
+    streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The checkpoint of before stays."""
+    huge = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30"]
+    huge += ["--model.schedule.warmup_steps", "0", "--checkpoint_every", "1"]
+    assert fit(arguments(streets_root, tmp_path / "run", *huge, "--trainer.max_epochs", "9")) == 2
+    error = capsys.readouterr().err
+    assert "not finite" in error or "the loss is nan" in error
+    stems = [path.name for path in (streets_root / "gtFine" / "train").glob("*/*labelIds.png")]
+    assert any(stem.removesuffix("_gtFine_labelIds.png") in error for stem in stems)
+    assert "Traceback" not in error
+    for path in (tmp_path / "run").glob("checkpoints/*"):  # of before, if there was a before
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+
+
+def test_find_run_prefers_the_newest_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, run in enumerate(("b", "a", "c")):
+        folder = Path("runs") / "mine" / run / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").touch()
+        os.utime(folder / "last.ckpt", (1000 - age, 1000 - age))
+    path, ckpt = find_run(None, "last", "mine")
+    assert path == Path("runs/mine/b")
+    assert ckpt == "runs/mine/b/checkpoints/last.ckpt"
+    assert find_run("runs/mine/c", "last", "mine")[1] == "runs/mine/c/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match="no checkpoint below runs/other"):
+        find_run(None, "last", "other")
+    fresh, none = find_run(None, None, "mine")
+    assert none is None
+    assert fresh.parent == Path("runs/mine")
+    assert not fresh.exists()

@@ -1,0 +1,152 @@
+import warnings
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from norms import randomize_norms
+from torch import nn
+
+import skseg
+from skseg.convert.fold import FoldedSKConv2d
+from skseg.errors import UserError
+from skseg.models import ARCHS
+from skseg.nn import SKConv2d, record_attention
+from skseg.nn.kernels import ops as kernels
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return randomize_norms(model, spread=0.2).eval()
+
+
+def count(module: nn.Module, kind: type) -> int:
+    return sum(isinstance(m, kind) for m in module.modules())
+
+
+@torch.inference_mode()
+def assert_equal(model: nn.Module, optimized: nn.Module, x: torch.Tensor) -> None:
+    for fast in (True, False):
+        if fast:
+            mine = optimized(x)
+        else:
+            with kernels.disabled():
+                mine = optimized(x)
+        theirs = model(x)
+        pairs = (
+            [(mine, theirs)] if isinstance(mine, torch.Tensor) else zip(mine, theirs, strict=True)
+        )
+        for a, b in pairs:
+            assert (a - b).abs().max() <= 2e-5 * b.abs().max()
+
+
+# What is left: PSPNet's encoder ends before layer3, and Linknet's decoder has transposed
+# convolutions.
+LEFT = {"pspnet": 18, "linknet": 5}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_networks_keep_their_outputs_without_norms(arch: str) -> None:
+    model = randomized(skseg.build_model(arch, "sknet_tiny", classes=4))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimized = skseg.optimize_for_inference(model)
+    assert count(optimized, nn.BatchNorm2d) == LEFT.get(arch, 0)
+    assert count(optimized, FoldedSKConv2d) == (4 if arch == "pspnet" else 8)
+    assert not any(p.requires_grad for p in optimized.parameters())
+    assert_equal(model, optimized, torch.randn(2, 3, 256, 256))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])  # the model is left as it was
+
+
+@pytest.mark.parametrize("name", ["sknet26", "sknet_tiny_plain", "sknet_tiny_se"])
+def test_encoders(name: str) -> None:
+    encoder = randomized(smp.encoders.get_encoder(name, weights=None, output_stride=16))
+    optimized = skseg.optimize_for_inference(encoder)
+    assert count(optimized, nn.BatchNorm2d) == 0
+    assert_equal(encoder, optimized, torch.randn(1, 3, 64, 96))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"groups": 8},
+        {"groups": 4},
+        {"groups": 8, "stride": 2},
+        {"groups": 8, "split_input": True},
+        {"groups": 8, "pool_window": 5},
+        {"groups": 8, "branches": [(3, 1), (3, 2), (5, 1)]},
+        {"groups": 8, "bias": True, "act_layer": nn.SiLU},
+        {"groups": 8, "fuse_norm": "layer"},
+        {"groups": 8, "fuse_norm": "running"},
+    ],
+    ids=str,
+)
+def test_units(arguments: dict) -> None:
+    unit = randomized(SKConv2d(32, **arguments))
+    optimized = skseg.optimize_for_inference(unit)
+    assert isinstance(optimized, FoldedSKConv2d)
+    assert_equal(unit, optimized, torch.randn(2, 32, 15, 11))
+    with record_attention(unit) as mine, record_attention(optimized) as theirs:
+        x = torch.randn(2, 32, 9, 9)
+        unit(x)
+        optimized(x)
+    torch.testing.assert_close(mine[""], theirs[""])
+
+
+def test_units_without_attention_keep_their_class() -> None:
+    unit = randomized(SKConv2d(32, groups=8, select="sum"))
+    optimized = skseg.optimize_for_inference(unit)
+    assert isinstance(optimized, SKConv2d)
+    assert count(optimized, nn.BatchNorm2d) == 0
+    assert_equal(unit, optimized, torch.randn(2, 32, 9, 9))
+
+
+class Shared(nn.Module):
+    """A convolution whose output goes to a norm and past it, and one norm for two convolutions."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.twice = twice
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        z = self.norm(y)
+        return self.norm(self.b(z)) if self.twice else z + y
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_what_cannot_be_folded_is_left(twice: bool) -> None:
+    model = randomized(Shared(twice))
+    optimized = skseg.optimize_for_inference(model)
+    assert count(optimized, nn.BatchNorm2d) == 1
+    assert_equal(model, optimized, torch.randn(1, 3, 8, 8))
+
+
+def test_a_network_of_timm_keeps_its_outputs() -> None:
+    model = randomized(timm.create_model("mobilenetv3_small_050", features_only=True))
+    assert_equal(model, skseg.optimize_for_inference(model), torch.randn(1, 3, 64, 64))
+
+
+def test_an_example_is_asked_for_when_needed() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 8 * 8, 2))
+    with pytest.raises(UserError, match="takes no 3-channel images of 64 or 256"):
+        skseg.optimize_for_inference(model)
+    example = torch.randn(1, 3, 10, 10)
+    assert skseg.optimize_for_inference(model, example)(example).shape == (1, 2)
+
+
+def test_optimized_networks_compile_export_and_script() -> None:
+    encoder = randomized(smp.encoders.get_encoder("sknet_tiny", weights=None))
+    optimized = skseg.optimize_for_inference(encoder)
+    x = torch.rand(1, 3, 64, 64)
+    expected = encoder(x)
+    compiled = torch.compile(optimized, fullgraph=True, dynamic=True, backend="eager")
+    exported = torch.export.export(optimized, (x,), strict=True).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        scripted = torch.jit.script(optimized)
+    for other in (compiled, exported, scripted):
+        for a, b in zip(other(x), expected, strict=True):
+            assert (a - b).abs().max() <= 2e-5 * b.abs().max()

@@ -1,0 +1,96 @@
+"""The compiled kernels one by one, against torch's own operations in float64."""
+
+import copy
+
+import pytest
+import torch
+from closeness import relative
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from skseg.nn.kernels import ops as kernels
+
+pytestmark = pytest.mark.skipif(
+    not kernels.available(), reason="the kernels are not built or do not suit this CPU"
+)
+
+
+@given(
+    channels_a_group=st.sampled_from([4, 8, 16, 32]),
+    blocks=st.integers(1, 2),
+    lanes=st.sampled_from([8, 16] if kernels.LANES == 16 else [8]),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    dilations=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_convolutions_and_their_gradients(
+    channels_a_group, blocks, lanes, batch, height, width, dilations, seed
+) -> None:
+    channels = 32 * blocks
+    groups = channels // channels_a_group
+    assert kernels.has_conv(channels, groups, max(dilations))
+    torch.manual_seed(seed)
+    x = torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
+    weights = [torch.randn(channels, channels_a_group, 3, 3) for _ in dilations]
+    grad = torch.randn_like(x)
+    leaf = x.double().requires_grad_()
+    leaves = [w.double().requires_grad_() for w in weights]
+    expected = [
+        torch.conv2d(leaf, w, None, 1, d, d, groups) for w, d in zip(leaves, dilations, strict=True)
+    ]
+    torch.autograd.backward(expected, [grad.double()] * len(dilations))
+    ones = torch.ones(batch, len(dilations), channels)
+    zeros = torch.zeros_like(ones)
+    # Norms and ReLU that pass everything, and an attention of 1.
+    norms = kernels.Norms(zeros[0], ones[0], zeros[0], ones[0])
+    found = kernels.NormGradients(ones, zeros, *[zeros[0]] * 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "LANES", lanes)
+        maps, sums, pooled = kernels.conv(x, [kernels.pack(w) for w in weights], dilations)
+        d_x, d_weights = kernels.backward(
+            x, weights, dilations, maps, norms, grad, found, (True, True)
+        )
+    assert relative(d_x, leaf.grad) < 1e-5
+    assert (pooled - sum(expected).mean((2, 3))).abs().max() < 1e-5 * channels_a_group
+    for m in range(len(dilations)):
+        assert relative(maps[m], expected[m]) < 1e-5
+        assert relative(d_weights[m], leaves[m].grad) < 1e-5
+        assert relative(sums.sum(1)[:, m, 1], expected[m].square().sum((2, 3))) < 1e-5
+
+
+@given(
+    kernel=st.sampled_from([3, 5, 7, 9]),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    lanes=st.sampled_from([8, 16] if kernels.LANES == 16 else [8]),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 37), st.integers(1, 30), st.integers(1, 30)),
+    formats=st.tuples(*[st.sampled_from([torch.contiguous_format, torch.channels_last])] * 2),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_gradient_of_a_depthwise_weight(
+    kernel, stride, dilation, padding, lanes, shape, formats, seed
+) -> None:
+    reach = (kernel - 1) * dilation
+    assume(all(side + 2 * p > reach for side, p in zip(shape[2:], padding, strict=True)))
+    torch.manual_seed(seed)
+    channels = shape[1]
+    conv = nn.Conv2d(
+        channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False
+    )
+    x = torch.randn(shape).contiguous(memory_format=formats[0])
+    exact = copy.deepcopy(conv).double()
+    out = exact(x.double())
+    grad = torch.randn(out.shape).contiguous(memory_format=formats[1])
+    out.backward(grad.double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "LANES", lanes)
+        assert kernels.fits_depthwise(x, conv)
+        found = kernels.depthwise_gradient(x, grad, conv)
+    assert found.shape == conv.weight.shape
+    assert (found - exact.weight.grad).abs().max() < 1e-4  # of sums of up to 2700 products

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from skseg.types import VOID
+from skseg.viz import (
+    Sample,
+    colorize,
+    iou_table,
+    overlay,
+    paint_errors,
+    plot_samples,
+    shrink,
+    to_picture,
+)
+
+COLORS = [(200, 0, 0), (0, 200, 0)]
+
+
+def test_to_picture_undoes_the_normalisation() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    normal = torch.from_numpy((picture / 255 - mean) / std).permute(2, 0, 1)
+    assert (to_picture(normal, mean, std) == picture).all()
+
+
+def test_colours_and_overlay() -> None:
+    indices = np.array([[0, 1, VOID]], dtype=np.uint8)
+    assert colorize(indices, COLORS).tolist() == [[[200, 0, 0], [0, 200, 0], [0, 0, 0]]]
+    image = np.full((1, 3, 3), 100, np.uint8)
+    assert overlay(image, indices, COLORS).tolist() == [
+        [[150, 50, 50], [50, 150, 50], [100, 100, 100]]
+    ]
+    assert overlay(image, indices, COLORS, opacity=1)[0, 0].tolist() == [200, 0, 0]
+
+
+def test_a_picture_shows_image_truth_and_prediction(tmp_path: Path) -> None:
+    truth = np.zeros((40, 60), np.uint8)
+    samples = [Sample("first", np.full((40, 60, 3), 90, np.uint8), truth, truth + 1)]
+    figure = plot_samples(samples, ["red", "green"], COLORS)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["red", "green", "void"]
+    figure.savefig(tmp_path / "x.png")
+    pixels = cv2.imread(str(tmp_path / "x.png"))[..., ::-1].reshape(-1, 3)
+    for color in ((90, 90, 90), (200, 0, 0), (0, 200, 0)):
+        assert (pixels == color).all(1).sum() > 10_000
+
+
+def test_table_prints_percent_and_dashes() -> None:
+    record = {
+        "miou": 0.5,
+        "mean_accuracy": None,
+        "pixel_accuracy": 0.98765,
+        "iou": {"sky": 0.12345, "train": None},
+        "recall": {"sky": 1.0, "train": None},
+    }
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(iou_table(record, "title"))
+    lines = capture.get().splitlines()
+    row = next(line for line in lines if "sky" in line)
+    assert "12.3" in row
+    assert "100.00" in row
+    assert next(line for line in lines if "train" in line).count("-") == 2
+    assert "98.77 %" in capture.get()
+
+
+def test_samples_need_not_share_a_size() -> None:
+    samples = [
+        Sample(str(n), np.zeros((n, 50, 3), np.uint8), np.zeros((n, 50), np.uint8),
+               np.zeros((n, 50), np.uint8))
+        for n in (30, 50)
+    ]  # fmt: skip
+    assert len(plot_samples(samples, ["a"], COLORS[:1]).axes) == 6
+    assert pytest.approx(12.2) == plot_samples(samples, ["a"], COLORS[:1]).get_size_inches()[0]
+
+
+def test_errors_are_red_and_void_is_white() -> None:
+    truth = np.array([[0, 1, VOID]], np.uint8)
+    sample = Sample("x", np.zeros((1, 3, 3), np.uint8), truth, np.array([[0, 0, 1]], np.uint8))
+    grey, red, white = paint_errors(sample)[0].tolist()
+    assert grey[0] == grey[1] == grey[2] < 255
+    assert red[0] > 2 * red[1]
+    assert white == [255, 255, 255]
+
+
+def test_large_samples_are_shrunk_together() -> None:
+    truth = np.arange(50, dtype=np.uint8).repeat(2)[:, None].repeat(30, 1)
+    sample = Sample("x", truth[..., None].repeat(3, 2), truth, truth + 1)
+    small = shrink(sample, 50)
+    assert small.image.shape == (50, 15, 3)
+    assert (small.truth[:, 0] == np.arange(50)).all()
+    assert (small.image[..., 0] == small.truth).all()
+    assert (small.prediction == small.truth + 1).all()
+    assert shrink(sample, 100) is sample
