@@ -9,12 +9,12 @@ import pytest
 import torch
 from running import run_script
 from scipy.special import expit
-from skseg.study.attention_results import check_output, write_attention
 
 from skseg import SegmentationTask
 from skseg.attention.claims import (
     attention_record,
 )
+from skseg.attention.files import check_output, write_attention
 from skseg.attention.observe import (
     Growing,
     find_units,

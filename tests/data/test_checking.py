@@ -9,7 +9,7 @@ from running import run_script
 
 from skseg.data import get_dataset
 from skseg.data.checking import check_split, contact_sheet
-from skseg.training.losses import inverse_log_weights
+from skseg.data.class_weights import inverse_log_weights
 
 
 @pytest.fixture

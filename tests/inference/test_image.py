@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from skseg.commands.flags import add_inference_flags, inference_settings
 from skseg.errors import UserError
 from skseg.inference import (
     InferenceSettings,
-    add_inference_flags,
-    inference_settings,
     predict,
     predict_bands,
 )

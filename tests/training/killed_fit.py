@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from skseg import checkpoints
 from skseg.commands.fit import main as fit
+from skseg.training import checkpoints
 from skseg.training.tracking import SavePredictions
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError
-from skseg.training.losses import Criterion, Loss, inverse_log_weights
+from skseg.training.losses import Criterion, Loss
 from skseg.types import VOID
 
 NAMES = ["cross_entropy", "ohem", "dice", "lovasz", "focal"]
