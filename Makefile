@@ -1,5 +1,8 @@
-# Each target sets up what it needs.
-PYTHON ?= python3.11
+# Each target sets up what it needs. To choose the Python: make PYTHON=/path/to/python3.12 install
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in $(CANDIDATES); do \
+	"$$name" -c '$(USABLE)' 2>/dev/null && { command -v "$$name"; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STREETS := data/streets
@@ -7,22 +10,32 @@ DEMO := runs/demo
 
 .PHONY: help install demo test test-slow lint
 
-help:  ## Say what there is
+help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+$(BIN)/python:
+	@"$(PYTHON)" -c '$(USABLE)' 2>/dev/null || { \
+		echo "error: no Python 3.11 or newer with the venv module$(PYTHON:%= at %);" \
+			"install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "$$("$(PYTHON)" --version) ($(PYTHON)) makes the environment $(VENV)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo "Installing torch and skseg into $(VENV): a few minutes, about 6 GB"
+	@$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
 
 install: $(VENV)/installed  ## Make the virtual environment (.venv)
 
-demo: install  ## Draw street scenes, train an SK network on them, score it: 8 minutes on 2 cores
-	test -d $(STREETS) || $(BIN)/python scripts/draw_streets.py --root $(STREETS)
-	rm -rf $(DEMO)
-	$(BIN)/python scripts/fit.py --config configs/streets.yaml --run_dir $(DEMO)
-	$(BIN)/python scripts/evaluate.py --ckpt_path $(DEMO)/checkpoints/last.ckpt --data.name streets
+demo: install  ## Draw street scenes, train an SK network on them, score it: 5 minutes on 2 cores
+	@echo "1/3 Draw 300 street scenes in $(STREETS): about 20 seconds on 2 cores"
+	@test -d $(STREETS) || $(BIN)/python scripts/draw_streets.py --root $(STREETS)
+	@echo "2/3 Train sknet_tiny under FPN: about 4 minutes on 2 cores"
+	@rm -rf $(DEMO)
+	@$(BIN)/python scripts/fit.py --config configs/demo.yaml --run_dir $(DEMO)
+	@echo "3/3 Score it on 60 scenes it has not seen: about 15 seconds"
+	@$(BIN)/python scripts/evaluate.py --ckpt_path $(DEMO)/checkpoints/last.ckpt
 	@echo 'run folder $(DEMO)'
 
 lint: install  ## Check format, lint and types
