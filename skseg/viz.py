@@ -1,14 +1,13 @@
 """What people look at: tables, label maps, overlays and pictures of predictions."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from rich.table import Table
 from torch import Tensor
 
 from skseg.types import VOID
@@ -108,75 +107,3 @@ def plot_samples(samples: Sequence[Sample], class_names: Sequence[str], colors: 
     patches.append(Patch(color="black", label="void"))
     figure.legend(handles=patches, loc="outside lower center", ncols=7, fontsize=9, frameon=False)
     return figure
-
-
-COLUMNS = {
-    "iou": "IoU",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "boundary_iou": "boundary IoU",
-    "boundary_f": "boundary F",
-}
-"""The scores by class of an evaluation record, and what people call them."""
-
-
-def iou_table(record: dict[str, Any], title: str) -> Table:
-    """Tabulate an evaluation record by class, in percent; a dash where undefined.
-
-    Args:
-        record: a result of `skseg.metrics.evaluation_record` or `full_record`.
-        title: of the table.
-    """
-    columns = {key: name for key, name in COLUMNS.items() if key in record}
-    table = Table(title=title)
-    table.add_column("class")
-    for name in columns.values():
-        table.add_column(f"{name} %", justify="right")
-    for name in record["iou"]:
-        table.add_row(name, *(percent(record[key][name]) for key in columns))
-    table.add_section()
-    means = {"iou": "miou", "recall": "mean_accuracy"}
-    means |= {"boundary_iou": "boundary_miou", "boundary_f": "boundary_mean_f"}
-    cells = (percent(record[means[key]]) if key in means else "" for key in columns)
-    table.add_row("mean", *cells, style="bold")
-    table.caption = f"pixel accuracy {percent(record['pixel_accuracy'])} %"
-    if record.get("miou_interval"):
-        low, high = map(percent, record["miou_interval"])
-        table.caption += f", 95 % interval of mIoU {low} to {high}"
-    return table
-
-
-def comparison_table(comparison: dict[str, Any]) -> Table:
-    """Tabulate two models' IoU by class, in percent, and what is known of the difference.
-
-    Args:
-        comparison: a result of `skseg.evaluation.evaluate.compare`.
-    """
-    table = Table(title="IoU %")
-    table.add_column("class")
-    for name in ("other", "this", "difference"):
-        table.add_column(name, justify="right")
-    for name, (first, second) in comparison["iou"].items():
-        table.add_row(name, percent(first), percent(second), difference(first, second))
-    table.add_section()
-    first, second = comparison["miou"]
-    means = (percent(first), percent(second), difference(first, second))
-    table.add_row("mean", *means, style="bold")
-    if comparison["interval"]:
-        low, high = comparison["interval"]
-        table.caption = (
-            f"95 % interval of the difference {100 * low:+.2f} to {100 * high:+.2f}, "
-            f"p = {comparison['p_value']:.4f} (paired bootstrap over images)"
-        )
-    return table
-
-
-def percent(value: float | None) -> str:
-    """Write a fraction in percent, a dash where undefined."""
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def difference(first: float | None, second: float | None) -> str:
-    """Write second minus first in points of percent, a dash where undefined."""
-    return "-" if first is None or second is None else f"{100 * (second - first):+.2f}"

@@ -4,13 +4,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from skseg.types import VOID
 from skseg.viz import (
     Sample,
     colorize,
-    iou_table,
     overlay,
     paint_errors,
     plot_samples,
@@ -47,25 +45,6 @@ def test_a_picture_shows_image_truth_and_prediction(tmp_path: Path) -> None:
     pixels = cv2.imread(str(tmp_path / "x.png"))[..., ::-1].reshape(-1, 3)
     for color in ((90, 90, 90), (200, 0, 0), (0, 200, 0)):
         assert (pixels == color).all(1).sum() > 10_000
-
-
-def test_table_prints_percent_and_dashes() -> None:
-    record = {
-        "miou": 0.5,
-        "mean_accuracy": None,
-        "pixel_accuracy": 0.98765,
-        "iou": {"sky": 0.12345, "train": None},
-        "recall": {"sky": 1.0, "train": None},
-    }
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(iou_table(record, "title"))
-    lines = capture.get().splitlines()
-    row = next(line for line in lines if "sky" in line)
-    assert "12.3" in row
-    assert "100.00" in row
-    assert next(line for line in lines if "train" in line).count("-") == 2
-    assert "98.77 %" in capture.get()
 
 
 def test_samples_need_not_share_a_size() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from skseg.attention.observe import Attention, Observations
 from skseg.attention.selection import describe_selection
 from skseg.attention.targets import FACTORS
-from skseg.metrics.estimates import FEWEST_IMAGES, estimate, interval_words
+from skseg.metrics.estimates import FEWEST_IMAGES, EstimateRecord, estimate, interval_words
 from skseg.metrics.objects import BIN_NAMES
 from skseg.nn import Unit
 
@@ -251,7 +251,7 @@ def _words(change: dict[str, Any]) -> str:
     )
 
 
-def _signed(e: dict[str, Any]) -> str:
+def _signed(e: EstimateRecord) -> str:
     return f"weight {100 * e['value']:+.2f} points{interval_words(e, 100, '+.2f')}"
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skseg.inference import InferenceSettings, predict
-from skseg.metrics import by_class, count_pixels, miou
-from skseg.metrics.estimates import Values, estimate
+from skseg.metrics import count_by_class, count_pixels, miou
+from skseg.metrics.bootstrap import Values
+from skseg.metrics.estimates import estimate
 from skseg.nn import Unit, fix_attention, record_attention
 from skseg.training.task import SegmentationTask
 from skseg.viz import Image
@@ -73,7 +74,7 @@ class SelectionReader:
         self.counts_fixed.append(self._count(mask, predicted))
 
     def _count(self, mask: Image, predicted: Image) -> NDArray[np.int64]:
-        return by_class(count_pixels(mask, predicted, len(self.task.class_names)))
+        return count_by_class(count_pixels(mask, predicted, len(self.task.class_names)))
 
     def result(self) -> Selection:
         """All that was seen; at least one image."""

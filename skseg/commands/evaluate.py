@@ -11,8 +11,9 @@ from skseg.errors import exits_on_mistakes
 from skseg.evaluation.evaluate import check_classes, compare, evaluate
 from skseg.evaluation.files import write_evaluation
 from skseg.evaluation.submission import Submission
+from skseg.metrics import ComparisonRecord
+from skseg.metrics.tables import comparison_table, iou_table
 from skseg.training.task import load_model
-from skseg.viz import comparison_table, iou_table
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     setup = (args.name, root, args.split, settings, args.num_workers, args.seed)
     evaluation = evaluate(task, *setup, on_prediction=on_prediction)
     evaluation.record["checkpoint"] = str(args.ckpt_path)
-    comparison = None
+    comparison: ComparisonRecord | None = None
     if other is not None:
         names = (str(args.compare), str(args.ckpt_path))
         comparison = {"names": names, **compare(evaluate(other, *setup), evaluation, args.seed)}

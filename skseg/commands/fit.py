@@ -18,13 +18,13 @@ from rich.console import Console
 from skseg.data import SegmentationDataModule
 from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError, exits_on_mistakes
-from skseg.metrics import evaluation_record
+from skseg.metrics import pixel_record
+from skseg.metrics.tables import iou_table
 from skseg.training.checkpointing import LogSteps, RunCheckpoint, SeedSteps, TimmSyncBatchNorm
 from skseg.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger
 from skseg.training.task import SegmentationTask
 from skseg.training.tracking import LogAttention, LogTables, SavePredictions
-from skseg.viz import iou_table
 
 
 class SegmentationCLI(LightningCLI):
@@ -259,7 +259,7 @@ def _print_end(cli: SegmentationCLI) -> None:
     console = Console()
     confusion = cli.model.last_confusion
     if confusion is not None:
-        record = evaluation_record(confusion, cli.model.class_names)
+        record = pixel_record(confusion, cli.model.class_names)
         console.print(iou_table(record, f"{cli.datamodule.eval_split}, last epoch"))
     if cli.pictures.last:
         console.print(f"picture    {cli.pictures.last}", soft_wrap=True)

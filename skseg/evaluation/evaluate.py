@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 from skseg.data import DatasetSpec, Pair, get_dataset, read_pair
 from skseg.errors import UserError
 from skseg.inference import InferenceSettings, best_device, predict
-from skseg.metrics import Counts, compare_miou, count_image, full_record, miou, miou_interval
+from skseg.metrics import (
+    ComparisonRecord,
+    Counts,
+    EvaluationRecord,
+    compare_miou,
+    count_image,
+    full_record,
+    miou,
+    miou_interval,
+)
 from skseg.training.task import SegmentationTask
 from skseg.viz import Image, Sample, shrink
 
@@ -53,7 +62,7 @@ class Evaluation:
         worst: those with the lowest, the lowest first.
     """
 
-    record: dict[str, Any]
+    record: EvaluationRecord
     names: list[str]
     counts: NDArray[np.int64]
     samples: list[Sample]
@@ -157,7 +166,7 @@ def evaluate(
         "versions": {name: version(name) for name in _PACKAGES},
     }
     names = [pair.name for pair in pairs]
-    return Evaluation(record, names, np.stack(by_image), shown, best, worst)
+    return Evaluation(cast(EvaluationRecord, record), names, np.stack(by_image), shown, best, worst)
 
 
 def check_classes(task: SegmentationTask, spec: DatasetSpec) -> None:
@@ -169,7 +178,7 @@ def check_classes(task: SegmentationTask, spec: DatasetSpec) -> None:
         )
 
 
-def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> dict[str, Any]:
+def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> ComparisonRecord:
     """Compare two models on the same images: the record of `comparison.json`.
 
     Args:
@@ -184,11 +193,11 @@ def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> dict[str, A
     """
     assert first.names == second.names, "the same images"
     found = compare_miou(first.counts, second.counts, seed)
-    records = (first.record, second.record)
+    a, b = first.record, second.record
     return {
-        "miou": [record["miou"] for record in records],
+        "miou": (a["miou"], b["miou"]),
         "difference": found and found.value,
         "interval": found and found.interval,
         "p_value": found and found.p_value,
-        "iou": {name: [record["iou"][name] for record in records] for name in records[0]["iou"]},
+        "iou": {name: (a["iou"][name], b["iou"][name]) for name in a["iou"]},
     }

@@ -3,20 +3,20 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 from skseg.evaluation.evaluate import Evaluation
 from skseg.evaluation.page import render_page
-from skseg.metrics import miou
+from skseg.metrics import ComparisonRecord, EvaluationRecord, miou
+from skseg.metrics.tables import COLUMNS, percent
 from skseg.training.task import SegmentationTask
-from skseg.viz import COLUMNS, percent, plot_samples
+from skseg.viz import plot_samples
 
 
 def write_evaluation(
     output: Path,
     evaluation: Evaluation,
     task: SegmentationTask,
-    comparison: dict[str, Any] | None = None,
+    comparison: ComparisonRecord | None = None,
 ) -> None:
     """Write all results of an evaluation to a folder.
 
@@ -51,7 +51,7 @@ def write_evaluation(
     picture.savefig(output / "predictions.png")
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: EvaluationRecord) -> str:
     """Tabulate a full evaluation record in Markdown, in percent; a dash where undefined."""
     lines = [
         "| class | " + " | ".join(COLUMNS.values()) + " |",
@@ -75,5 +75,5 @@ def markdown(record: dict[str, Any]) -> str:
     )
 
 
-def _write_json(path: Path, record: dict[str, Any]) -> None:
+def _write_json(path: Path, record: EvaluationRecord | ComparisonRecord) -> None:
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

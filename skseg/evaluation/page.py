@@ -8,16 +8,9 @@ import cv2
 import jinja2
 
 from skseg.evaluation.evaluate import Evaluation, Ranked
-from skseg.viz import (
-    COLUMNS,
-    Colors,
-    Image,
-    colorize,
-    difference,
-    paint_errors,
-    percent,
-    shrink,
-)
+from skseg.metrics import ComparisonRecord, EvaluationRecord
+from skseg.metrics.tables import COLUMNS, difference, percent
+from skseg.viz import Colors, Image, colorize, paint_errors, shrink
 
 _LONGEST = 640  # pixels of a side of a picture
 
@@ -26,7 +19,7 @@ def render_page(
     evaluation: Evaluation,
     class_names: Sequence[str],
     colors: Colors,
-    comparison: dict[str, Any] | None = None,
+    comparison: ComparisonRecord | None = None,
 ) -> str:
     """Render an evaluation as HTML with its style and pictures inside.
 
@@ -65,7 +58,7 @@ def render_page(
     )
 
 
-def _truth_share(record: dict[str, Any], class_names: Sequence[str]) -> dict[str, float]:
+def _truth_share(record: EvaluationRecord, class_names: Sequence[str]) -> dict[str, float]:
     rows = [sum(row) for row in record["confusion"]]
     return {name: row / max(sum(rows), 1) for name, row in zip(class_names, rows, strict=True)}
 

@@ -1,24 +1,44 @@
-"""Scores of class indices against truth, from counts that are summed over the whole set.
+"""Scores of predicted class indices against the truth, from counts summed over the whole set.
 
-Validation needs the confusion matrix alone; evaluation counts everything, image by image.
+Validation counts the confusion matrix; evaluation counts everything, image by image. Records hold
+the scores as plain values: `pixel_record` those of a confusion matrix, `full_record` all of them.
 """
 
-from skseg.metrics.bootstrap import Difference, Interval, compare_miou, miou, miou_interval
-from skseg.metrics.confusion import confusion_matrix, evaluation_record, scores
-from skseg.metrics.counts import Counts, by_class, count_image, count_pixels, full_record
+from skseg.metrics.bootstrap import Difference, Interval, compare_miou, miou_interval
+from skseg.metrics.confusion import (
+    class_iou,
+    confusion_matrix,
+    count_by_class,
+    count_pixels,
+    miou,
+    pixel_record,
+    scores,
+)
+from skseg.metrics.counts import Counts, count_image, full_record
+from skseg.metrics.records import (
+    ComparisonRecord,
+    EvaluationRecord,
+    FullRecord,
+    PixelRecord,
+)
 
 __all__ = [
+    "ComparisonRecord",
     "Counts",
     "Difference",
+    "EvaluationRecord",
+    "FullRecord",
     "Interval",
-    "by_class",
+    "PixelRecord",
+    "class_iou",
     "compare_miou",
     "confusion_matrix",
+    "count_by_class",
     "count_image",
     "count_pixels",
-    "evaluation_record",
     "full_record",
     "miou",
     "miou_interval",
+    "pixel_record",
     "scores",
 ]

@@ -1,18 +1,23 @@
-"""How far mIoU might be off because the images are a sample: the bootstrap over images."""
+"""How much a score might be off because the images are a sample: the bootstrap over images."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skseg.metrics.confusion import miou
+
+Values = NDArray[np.float64]
+
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
-_CHUNK = 1_000  # resamples at a time, for memory
+_CHUNK = 100  # resamples at a time, which bounds the memory
 
 
 class Interval(NamedTuple):
-    """An interval that holds 95 % of the resamples: percentiles 2.5 and 97.5."""
+    """The ends of a 95 % interval: percentiles 2.5 and 97.5 of the resamples."""
 
     low: float
     high: float
@@ -22,10 +27,10 @@ class Difference(NamedTuple):
     """The difference in mIoU of two models on the same images.
 
     Attributes:
-        value: of the second over the first.
-        interval: of the value over resamples.
-        p_value: two-sided: twice the share of resamples on the rarer side of 0, at most 1. One
-            resample is added to that side, so the smallest value is 0.0002.
+        value: mIoU of the second minus that of the first.
+        interval: Interval of the value over resamples.
+        p_value: Two-sided p-value: twice the share of resamples on the rarer side of 0, at most 1.
+            One resample is added to that side, so the smallest value is 0.0002.
     """
 
     value: float
@@ -33,31 +38,55 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def miou(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute mIoU from counts [..., K, 3] of hits, truth, prediction; undefined classes left out.
+def bootstrap(
+    images: Values, statistic: Callable[[Values], Values], resamples: int, seed: int
+) -> Values:
+    """Compute a statistic of sums over images on bootstrap resamples (Efron, 1979).
 
-    NaN where no class is defined.
+    Args:
+        images: [N, D] float64, one row per image.
+        statistic: Maps sums over N images [R, D] to [R, ...].
+        resamples: Number of resamples, a multiple of 100.
+        seed: Seed of the resamples.
+
+    Returns:
+        [resamples, ...] values of the statistic.
+
+    Example:
+        >>> rows = np.arange(10.0)[:, None]
+        >>> means = bootstrap(rows, lambda sums: sums[:, 0] / 10, resamples=1000, seed=0)
+        >>> means.shape, bool(abs(means.mean() - 4.5) < 0.1)
+        ((1000,), True)
     """
-    hits, truth, predicted = np.moveaxis(counts.astype(np.float64), -1, 0)
-    union = truth + predicted - hits
-    defined = union > 0
-    total = np.divide(hits, union, out=np.zeros_like(union), where=defined).sum(-1)
-    number = defined.sum(-1)
-    return np.asarray(np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0))
+    count = len(images)
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(0, resamples, _CHUNK):
+        # How often each image is drawn.
+        draws = generator.multinomial(count, np.full(count, 1 / count), size=_CHUNK)
+        values.append(statistic(draws.astype(np.float64) @ images))
+    return np.concatenate(values)
 
 
 def miou_interval(counts: NDArray[np.int64], seed: int = 0) -> Interval | None:
-    """Estimate how mIoU would vary over other images like these (Efron's percentile bootstrap).
+    """Estimate how mIoU would vary over other images like these (percentile bootstrap).
 
     Args:
         counts: [N, K, 3] hits, pixels of truth and of prediction, by image and class.
-        seed: of the resamples.
+        seed: Seed of the resamples.
 
     Returns:
         The 95 % interval; None where mIoU is undefined.
+
+    Example:
+        >>> counts = np.array([[[60, 80, 90]], [[30, 50, 40]], [[80, 90, 85]]])
+        >>> low, high = miou_interval(counts)
+        >>> bool(low < miou(counts.sum(0)) < high)
+        True
     """
-    resampled = _resampled_miou(counts[None], seed)[0]
-    return None if np.isnan(miou(counts.sum(0))) else _interval(resampled)
+    if np.isnan(miou(counts.sum(0))):
+        return None
+    return _interval(_resampled_miou(counts[None], seed)[0])
 
 
 def compare_miou(
@@ -65,15 +94,20 @@ def compare_miou(
 ) -> Difference | None:
     """Compare two models on the same images by a paired bootstrap.
 
-    Each resample draws the same images for both, so what is hard for both cancels.
+    Each resample draws the same images for both models, so the difficulty of an image cancels.
 
     Args:
         first: [N, K, 3] counts of the first model.
-        second: those of the second, of the same images in the same order.
-        seed: of the resamples.
+        second: [N, K, 3] counts of the second, of the same images in the same order.
+        seed: Seed of the resamples.
 
     Returns:
-        The second's mIoU over the first's; None where one is undefined.
+        mIoU of the second minus that of the first; None where one is undefined.
+
+    Example:
+        >>> counts = np.array([[[60, 80, 90]], [[30, 50, 40]], [[80, 90, 85]]])
+        >>> compare_miou(counts, counts)
+        Difference(value=0.0, interval=Interval(low=0.0, high=0.0), p_value=1.0)
     """
     pair = np.stack([first, second])
     value = np.diff(miou(pair.sum(1)))[0]
@@ -85,21 +119,19 @@ def compare_miou(
     return Difference(float(value), _interval(b - a), p_value)
 
 
-def _resampled_miou(counts: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Return mIoU [M, RESAMPLES] of models' counts [M, N, K, 3] over the same resamples."""
+def _resampled_miou(counts: NDArray[np.int64], seed: int) -> Values:
+    """Return mIoU [M, RESAMPLES] of M models' counts [M, N, K, 3] over the same resamples."""
     models, images, classes, _ = counts.shape
-    generator = np.random.default_rng(seed)
-    flat = counts.reshape(models, images, -1).astype(np.float64)
-    out = []
-    for _ in range(0, RESAMPLES, _CHUNK):
-        # How often each image is drawn; sums of integers below 2^53 are exact.
-        draws = generator.multinomial(images, np.full(images, 1 / images), size=_CHUNK)
-        sums = draws.astype(np.float64) @ flat
-        out.append(miou(sums.reshape(models, _CHUNK, classes, 3)))
-    return np.concatenate(out, axis=1)
+    by_image = counts.swapaxes(0, 1).reshape(images, -1).astype(np.float64)
+
+    def statistic(sums: Values) -> Values:  # of integers below 2^53, so they are exact
+        return miou(sums.reshape(-1, models, classes, 3))
+
+    return bootstrap(by_image, statistic, RESAMPLES, seed).T
 
 
-def _interval(values: NDArray[np.float64]) -> Interval:
+def _interval(values: Values) -> Interval:
+    # A resample in which no class is defined is NaN.
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return Interval(float(low), float(high))

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skseg.metrics.records import ReliabilityBin
+
 NUM_BINS = 15
 
 _UNIT = 2.0**-24  # of summed confidence: integers add up the same in any order
@@ -49,7 +51,7 @@ def calibration_error(counts: NDArray[np.int64]) -> float | None:
     return float(np.abs(hits - units * _UNIT).sum() / pixels.sum())
 
 
-def reliability(counts: NDArray[np.int64]) -> list[dict[str, float]]:
+def reliability(counts: NDArray[np.int64]) -> list[ReliabilityBin]:
     """Return share of pixels, accuracy and mean confidence of each bin that has pixels."""
     total = counts[:, 0].sum()
     return [

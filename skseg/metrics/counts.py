@@ -1,24 +1,23 @@
-"""All that is counted of a prediction, and the scores that follow."""
+"""Everything that evaluation counts of a prediction, and the scores that follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from skseg.metrics.boundary import BAND_RATIO, TOLERANCE_RATIO, count_bands, count_contours
 from skseg.metrics.calibration import calibration_error, count_confidence, reliability
-from skseg.metrics.confusion import by_name, evaluation_record, plain
+from skseg.metrics.confusion import count_by_class, count_pixels, pixel_record
 from skseg.metrics.objects import BIN_NAMES, count_objects
-from skseg.types import VOID
+from skseg.metrics.records import FullRecord, ObjectsRecord, score, scores_by_class
+from skseg.types import VOID, Mask
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one image, or sums of many: integers, so their sum has no order.
+    """Counts of one image, or sums of many: integers, so the order of a sum does not matter.
 
     Attributes:
         confusion: [K, K], truth by row, prediction by column.
@@ -40,38 +39,13 @@ class Counts:
         )
 
     def by_class(self) -> NDArray[np.int64]:
-        """Return [K, 3]: hits, pixels of truth and of prediction; all that mIoU needs."""
-        return by_class(self.confusion)
-
-
-def by_class(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return [K, 3] of a confusion matrix [K, K]: hits, pixels of truth and of prediction."""
-    return np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)], axis=1)
-
-
-def count_pixels(
-    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
-) -> NDArray[np.int64]:
-    """Count the confusion matrix [K, K] of one image, truth by row, prediction by column.
-
-    Args:
-        truth: [H, W] class indices, `VOID` where nothing counts.
-        prediction: [H, W] class indices.
-        num_classes: K.
-    """
-    matrix = multiclass_confusion_matrix(
-        torch.from_numpy(prediction).long(),
-        torch.from_numpy(truth).long(),
-        num_classes,
-        ignore_index=VOID,
-        validate_args=False,
-    )
-    return np.asarray(matrix.numpy())
+        """Return [K, 3]: hits, pixels of truth and of prediction, which is all that mIoU needs."""
+        return count_by_class(self.confusion)
 
 
 def count_image(
-    truth: NDArray[np.uint8],
-    prediction: NDArray[np.uint8],
+    truth: Mask,
+    prediction: Mask,
     confidence: NDArray[np.float32],
     num_classes: int,
 ) -> Counts:
@@ -81,33 +55,49 @@ def count_image(
         truth: [H, W] class indices, `VOID` where nothing counts.
         prediction: [H, W] class indices.
         confidence: [H, W] probability of the predicted class.
-        num_classes: K.
+        num_classes: Number of classes, K.
+
+    Example:
+        >>> truth = np.array([[0, 0, 1, VOID]], np.uint8)
+        >>> prediction = np.array([[0, 1, 1, 1]], np.uint8)
+        >>> confidence = np.full(truth.shape, 0.9, np.float32)
+        >>> counts = count_image(truth, prediction, confidence, num_classes=2)
+        >>> counts.confusion.tolist()
+        [[1, 1], [0, 1]]
+        >>> (counts + counts).by_class().tolist()
+        [[2, 4, 2], [2, 2, 4]]
     """
-    known = truth != VOID
-    seen = np.where(known, prediction, np.uint8(VOID))
+    labeled = truth != VOID
+    seen = np.where(labeled, prediction, np.uint8(VOID))
     return Counts(
         count_pixels(truth, prediction, num_classes),
         count_bands(truth, seen, num_classes),
         count_contours(truth, seen, num_classes),
         count_objects(truth, seen, num_classes),
-        count_confidence((truth == seen)[known], confidence[known]),
+        count_confidence((truth == seen)[labeled], confidence[labeled]),
     )
 
 
 def full_record(
     counts: Counts, class_names: Sequence[str], categories: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Turn counts into the plain values of `evaluation.json`.
+) -> FullRecord:
+    """Turn counts into a record of plain values, which is most of `evaluation.json`.
 
     Args:
-        counts: summed over the set.
+        counts: Sums over the set.
         class_names: K names.
-        categories: the category of each class, where the data set has such.
+        categories: The category of each class, where the data set has categories.
 
     Returns:
-        `skseg.metrics.evaluation_record`, and `boundary_iou` and `boundary_f` by class,
-        `boundary_miou`, `boundary_mean_f`, `calibration_error` with the bins it comes from, and
-        `objects` by bin of size; fractions from 0 to 1, None where undefined.
+        The values of `skseg.metrics.pixel_record`, and the scores of boundaries, calibration and
+        objects.
+
+    Example:
+        >>> truth = np.zeros((8, 8), np.uint8)
+        >>> sure = np.ones((8, 8), np.float32)
+        >>> record = full_record(count_image(truth, truth, sure, num_classes=2), ["road", "sky"])
+        >>> record["miou"], record["boundary_iou"], record["calibration_error"]
+        (1.0, {'road': 1.0, 'sky': None}, 0.0)
     """
     both, truth, predicted = torch.from_numpy(counts.bands).double().T
     band_iou = both / (truth + predicted - both)
@@ -117,33 +107,33 @@ def full_record(
     boundary_f = (2 * precision * recall / (precision + recall)).nan_to_num(0)
     boundary_f[all_predicted + all_truth == 0] = torch.nan
     return {
-        **evaluation_record(torch.from_numpy(counts.confusion), class_names, categories),
-        "boundary_miou": plain(band_iou.nanmean()),
-        "boundary_mean_f": plain(boundary_f.nanmean()),
-        "boundary_iou": by_name(class_names, band_iou),
-        "boundary_f": by_name(class_names, boundary_f),
+        **pixel_record(torch.from_numpy(counts.confusion), class_names, categories),
+        "boundary_miou": score(band_iou.nanmean().item()),
+        "boundary_mean_f": score(boundary_f.nanmean().item()),
+        "boundary_iou": scores_by_class(class_names, band_iou.tolist()),
+        "boundary_f": scores_by_class(class_names, boundary_f.tolist()),
         "boundary_ratios": {"iou_band": BAND_RATIO, "f_tolerance": TOLERANCE_RATIO},
         "calibration_error": calibration_error(counts.confidence),
         "calibration": reliability(counts.confidence),
-        "objects": _objects_record(counts.objects, class_names),
+        "objects": {
+            name: _objects_record(counts.objects[:, i], class_names)
+            for i, name in enumerate(BIN_NAMES)
+        },
     }
 
 
-def _objects_record(objects: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Return for each bin the number of objects, IoU and recall by class, and their means.
+def _objects_record(objects: NDArray[np.int64], class_names: Sequence[str]) -> ObjectsRecord:
+    """Turn the counts [K, 4] of one bin of size into a record.
 
-    Means are over the classes that have objects of that size: else an object of another class that
-    is predicted at that size would take points off the mean that its pixels are not worth.
+    Means are over the classes that have objects of this size. Otherwise an object of another class
+    that is predicted at this size would lower the mean by more than its pixels are worth.
     """
-    record = {}
-    for i, name in enumerate(BIN_NAMES):
-        hits, truth, false, number = torch.from_numpy(objects[:, i]).double().T
-        iou, recall = hits / (truth + false), hits / truth
-        record[name] = {
-            "objects": int(number.sum()),
-            "miou": plain(iou[truth > 0].mean()),
-            "mean_recall": plain(recall[truth > 0].mean()),
-            "iou": by_name(class_names, iou),
-            "recall": by_name(class_names, recall),
-        }
-    return record
+    hits, truth, false, number = torch.from_numpy(objects).double().T
+    iou, recall = hits / (truth + false), hits / truth
+    return {
+        "objects": int(number.sum()),
+        "miou": score(iou[truth > 0].mean().item()),
+        "mean_recall": score(recall[truth > 0].mean().item()),
+        "iou": scores_by_class(class_names, iou.tolist()),
+        "recall": scores_by_class(class_names, recall.tolist()),
+    }

@@ -1,32 +1,56 @@
 """Values with intervals: over the images of one network, or over several networks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Values = NDArray[np.float64]
+from skseg.metrics.bootstrap import Values, bootstrap
 
 RESAMPLES = 2_000
 
 FEWEST_IMAGES = 10
-"""Images from which one network has an interval: a bootstrap of fewer is too narrow."""
+"""Fewest images for which one network gets an interval: with fewer a bootstrap is too narrow."""
 
 _TAIL = 0.025  # beyond each end of a 95 % interval
 
 
+class EstimateRecord(TypedDict):
+    """An estimate as plain values: numbers, or nested lists of numbers.
+
+    Attributes:
+        value: The value.
+        low: Lower end of the 95 % interval; None where there are too few data.
+        high: Upper end, likewise.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+
+
 class Estimate(NamedTuple):
-    """A value, or an array of such, with the ends of its 95 % interval (None: too few data)."""
+    """A value, or an array of values, with its 95 % interval.
+
+    Attributes:
+        value: [...] float64.
+        low: Lower end of the interval, of the same shape; None where there are too few data.
+        high: Upper end, likewise.
+    """
 
     value: Values
     low: Values | None
     high: Values | None
 
-    def plain(self) -> dict[str, Any]:
-        """As nested lists."""
-        return {k: None if v is None else v.tolist() for k, v in self._asdict().items()}
+    def plain(self) -> EstimateRecord:
+        """Return the same as plain values, for a JSON file."""
+        return {
+            "value": self.value.tolist(),
+            "low": None if self.low is None else self.low.tolist(),
+            "high": None if self.high is None else self.high.tolist(),
+        }
 
 
 def estimate(
@@ -36,14 +60,23 @@ def estimate(
 ) -> Estimate:
     """Estimate a statistic of the means over images.
 
-    Of one network, how it would vary over other images like these: percentile bootstrap over
-    images. Of several, how it would vary over other networks trained like these: their mean with
-    Student's t interval; networks are what is repeated then, and each one's images are averaged.
+    The interval for one network says how the statistic would vary over other images like these
+    (percentile bootstrap over images). That for several says how it would vary over other networks
+    trained like these: their mean with Student's t interval. Networks are the repetitions then,
+    and the images of each are averaged.
 
     Args:
-        samples: for each network [I, ...], one row an image.
-        seed: of the resamples.
-        statistic: maps means [R, ...] to [R, ...].
+        samples: For each network [I, ...], one row per image.
+        seed: Seed of the resamples.
+        statistic: Maps means [R, ...] to [R, ...].
+
+    Example:
+        >>> images = np.arange(20.0)
+        >>> found = estimate([images])
+        >>> float(found.value), bool(found.low < 9.5 < found.high)
+        (9.5, True)
+        >>> estimate([images[:9]]).low is None
+        True
     """
     flat = [np.asarray(s, np.float64).reshape(len(s), -1) for s in samples]
     shape = samples[0].shape[1:]
@@ -61,17 +94,23 @@ def estimate(
     count = len(images)
     if count < FEWEST_IMAGES:
         return Estimate(value, None, None)
-    generator = np.random.default_rng(seed)
-    # How often each image is drawn.
-    draws = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    # In parts, for memory: a row has as many numbers as there are channels.
-    resampled = np.concatenate([of(part @ images / count) for part in np.split(draws, 20)])
+    resampled = bootstrap(images, lambda sums: of(sums / count), RESAMPLES, seed)
     low, high = np.quantile(resampled, (_TAIL, 1 - _TAIL), axis=0)
     return Estimate(value, low, high)
 
 
-def interval_words(e: Mapping[str, Any], factor: float, form: str) -> str:
-    """Write the interval of a number's `Estimate.plain`, " (LOW to HIGH)"; empty without one."""
-    if e["low"] is None:
+def interval_words(estimate: EstimateRecord, factor: float, form: str) -> str:
+    """Format the interval of a single number as " (LOW to HIGH)"; empty without an interval.
+
+    Args:
+        estimate: A number's `Estimate.plain`.
+        factor: Factor on both ends, such as 100 for percent.
+        form: Format of both, such as "+.2f".
+
+    Example:
+        >>> interval_words({"value": 0.5, "low": 0.4, "high": 0.7}, 100, ".1f")
+        ' (40.0 to 70.0)'
+    """
+    if estimate["low"] is None:
         return ""
-    return f" ({factor * e['low']:{form}} to {factor * e['high']:{form}})"
+    return f" ({factor * estimate['low']:{form}} to {factor * estimate['high']:{form}})"

@@ -17,7 +17,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from skseg.errors import UserError
-from skseg.metrics import evaluation_record
+from skseg.metrics import pixel_record
 from skseg.training.task import SegmentationTask
 from skseg.types import Batch
 
@@ -225,7 +225,7 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             assert module.last_confusion is not None
             place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            record = {**place, **evaluation_record(module.last_confusion, module.class_names)}
+            record = {**place, **pixel_record(module.last_confusion, module.class_names)}
             part = self.evaluation.with_name(f".{self.evaluation.name}.part")
             part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
             part.replace(self.evaluation)

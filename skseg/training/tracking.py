@@ -12,7 +12,8 @@ import wandb
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from skseg.metrics import evaluation_record
+from skseg.metrics import pixel_record
+from skseg.metrics.records import PixelScore
 from skseg.nn import Unit, attention_units, record_attention
 from skseg.training.task import SegmentationTask
 from skseg.types import VOID, Batch
@@ -199,8 +200,8 @@ class LogTables(pl.Callback):
 
 def score_tables(confusion: Tensor, class_names: list[str]) -> dict[str, Any]:
     """Return W&B's table of scores by class, and its chart of the confusion matrix."""
-    record = evaluation_record(confusion, class_names)
-    columns = ("iou", "precision", "recall", "f1")
+    record = pixel_record(confusion, class_names)
+    columns: list[PixelScore] = ["iou", "precision", "recall", "f1"]
     classes = wandb.Table(
         columns=["class", *columns],
         data=[[name, *(record[key][name] for key in columns)] for name in class_names],

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from skseg.metrics import confusion_matrix, evaluation_record, scores
+from skseg.metrics import confusion_matrix, pixel_record, scores
 from skseg.types import VOID
 
 
@@ -52,7 +52,7 @@ def test_scores_are_the_definition_whatever_the_batches(pixels, cut) -> None:
     for part in (slice(0, cut), slice(cut, None)):
         if len(truth[part]):
             matrix.update(prediction[part], truth[part])
-    record = evaluation_record(matrix.compute(), list("abcd"))
+    record = pixel_record(matrix.compute(), list("abcd"))
     expected = count_by_hand(truth.tolist(), prediction.tolist(), 4)
     assert list(record["iou"].values()) == pytest.approx(expected["iou"], abs=1e-12)
     for key in ("recall", "precision", "f1"):
@@ -63,7 +63,7 @@ def test_scores_are_the_definition_whatever_the_batches(pixels, cut) -> None:
 
 
 def test_a_false_positive_counts_against_a_class_absent_from_the_truth() -> None:
-    record = evaluation_record(torch.tensor([[8, 2, 0], [0, 0, 0], [0, 0, 0]]), list("abc"))
+    record = pixel_record(torch.tensor([[8, 2, 0], [0, 0, 0], [0, 0, 0]]), list("abc"))
     assert record["iou"] == {"a": 0.8, "b": 0.0, "c": None}
     assert record["miou"] == pytest.approx(0.4)
     assert record["recall"] == {"a": 0.8, "b": None, "c": None}
@@ -72,7 +72,7 @@ def test_a_false_positive_counts_against_a_class_absent_from_the_truth() -> None
 
 def test_categories_are_scored_as_if_they_were_classes() -> None:
     confusion = torch.tensor([[5, 1, 2], [3, 0, 1], [0, 4, 7]])
-    record = evaluation_record(confusion, list("abc"), ["x", "y", "x"])
+    record = pixel_record(confusion, list("abc"), ["x", "y", "x"])
     # x: 5 + 2 + 7 hits of 19, and 3 + 1 taken for it; y: none of 4, and 1 + 4 taken for it
     assert record["category_iou"] == {"x": 14 / 23, "y": 0.0}
     assert record["category_miou"] == pytest.approx(7 / 23)
