@@ -10,7 +10,7 @@ from rich.console import Console
 
 from skseg.errors import UserError, exits_on_mistakes
 from skseg.study.matrix import read_study
-from skseg.study.report import read_planned, write_reports
+from skseg.study.report import read_studies, write_reports
 from skseg.study.runner import Runner
 
 _OURS = Path("configs/studies")
@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> int:
     study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
     # With --set it is a study of its own, without a config to make its report from.
     if not flags.set:
-        read_planned(studies, results)  # its mistakes would else show after hours
+        read_studies(studies, results)  # its mistakes would else show after hours
     name = flags.config.stem
     folder = (flags.runs or Path("runs/studies")) / name
     runner = Runner(study, results / name / "runs.csv", folder, flags.root)

@@ -3,46 +3,61 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from skseg.errors import UserError
 from skseg.metrics.estimates import interval_words
-from skseg.study.matrix import Row, Study, check_rows, planned, read_rows, read_study
+from skseg.study.matrix import Row, Study, check_rows, planned_rows, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
+from skseg.study.records import (
+    ArmRecord,
+    AttentionFindings,
+    ComparisonRecord,
+    DecoderRecord,
+    PairRecord,
+    StudySummary,
+)
 from skseg.study.statistics import holm
 from skseg.study.summary import ARM_SCORES, FEWEST_PAIRS, compare_arms, summarize
 
 _INDEX = "README.md"
 _INDEX_TITLE = "# Results of the studies"
+_INDEX_MARK = "<!-- Below this line the page is made by scripts/study.py from each runs.csv. -->"
+
+_VERDICTS = {
+    "supported": "supported",
+    "contradicted": "contradicted",
+    "neither": "neither supported nor contradicted",
+}
 
 
 def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
-    """Make the reports of all studies that have rows, and an index of them.
+    """Write the reports of all studies that have rows, and an index of them.
 
-    All at once, because their primary tests are corrected for their number (Holm).
+    They are written together because the planned tests are corrected for their number (Holm).
 
     Args:
-        configs: the studies' YAML files; the primary comparisons of all count, done or not.
-        results: folder with NAME/runs.csv for each, and NAME/attention/ARM where
-            `scripts/attention.py` has put its results; gets NAME/report.md, NAME/summary.json,
-            NAME/*.png and README.md.
+        configs: The studies' YAML files. The planned tests of all of them count, done or not.
+        results: Folder with NAME/runs.csv for each study, and NAME/attention/ARM where
+            `scripts/attention.py` wrote its results. NAME/report.md, NAME/summary.json,
+            NAME/*.png and README.md are written there. An existing README.md keeps everything
+            above its marker line.
 
     Returns:
-        The reports' paths.
+        The paths of the reports.
 
     Raises:
-        UserError: there is no config, one is not a study's, no study has rows, or another README.md
-            is in the way; and, once all other reports are made, where rows are of another version
-            of a config.
+        UserError: There is no config, one is invalid, no study has rows, or README.md is not an
+            index. Also, once all other reports are written, if a study's rows have other settings
+            than its config.
     """
-    studies = read_planned(configs, results)
+    studies = read_studies(configs, results)
     read = {name: read_rows(results / name / "runs.csv") for name in studies}
     if not any(read.values()):
-        raise UserError(f"{results}: has no NAME/runs.csv of a study, of {', '.join(studies)}")
+        raise UserError(f"{results} has no NAME/runs.csv of any study ({', '.join(studies)})")
     stale = _stale(studies, read, results)
-    rows = {name: planned(study, read[name]) for name, study in studies.items()}
+    rows = {name: planned_rows(study, read[name]) for name, study in studies.items()}
     adjusted = _adjusted(studies, rows)
-    lines = [_INDEX_TITLE, "", "Made by `scripts/study.py` from the `runs.csv` of each.", ""]
+    lines = [_INDEX_MARK, ""]
     written = []
     for name, study in studies.items():
         if name in stale or not rows[name]:
@@ -54,46 +69,60 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         plot_arms(study, rows[name]).savefig(folder / "arms.png")
         if any(record["classes"] for record in summary["decoders"].values()):
             plot_differences(study, rows[name]).savefig(folder / "differences.png")
-        text = markdown(study, summary) + "\n".join(_attention(folder / "attention", study.arms))
-        (folder / "report.md").write_text(text, encoding="utf-8")
+        report = [*_report(study, summary), *_attention(folder / "attention", study.arms)]
+        (folder / "report.md").write_text("\n".join([*report, ""]), encoding="utf-8")
         written.append(folder / "report.md")
         lines += [f"## [{study.question}]({name}/report.md)", ""]
         for record in summary["decoders"].values():
             lines += [record["conclusion"], ""]
-    (results / _INDEX).write_text("\n".join(lines), encoding="utf-8")
+    lead = _index_lead(results / _INDEX)
+    (results / _INDEX).write_text(lead + "\n".join(lines), encoding="utf-8")
     if stale:
-        raise UserError("; ".join(stale.values()) + ". All other reports are made")
+        raise UserError("; ".join(stale.values()) + ". All other reports were written")
     return written
 
 
-def read_planned(configs: Sequence[Path], results: Path) -> dict[str, Study]:
-    """Read the studies that a report is of, by name; to ask before a long run too.
+def read_studies(configs: Sequence[Path], results: Path) -> dict[str, Study]:
+    """Read the studies of a report, by name. Call it before a long run to find mistakes early.
 
     Args:
-        configs: as of `write_reports`.
-        results: as of `write_reports`.
+        configs: As in `write_reports`.
+        results: As in `write_reports`.
 
     Raises:
-        UserError: there is no config, one is not a study's, or another README.md is in the way.
+        UserError: There is no config, one is invalid, or README.md is not an index.
     """
     if not configs:
-        raise UserError("no study's config, so nothing to report on")
+        raise UserError("there are no study configs to report on")
     studies = {}
     for config in configs:
         try:
             studies[config.stem] = read_study(config)
         except UserError as error:
-            raise UserError(f"{error} (all in {config.parent} is taken for studies)") from error
-    index = results / _INDEX
-    if index.is_file() and not index.read_text(encoding="utf-8").startswith(_INDEX_TITLE):
-        raise UserError(f"{index}: is something else, and would be overwritten by the index")
+            raise UserError(
+                f"{error} (every .yaml file in {config.parent} must be a study)"
+            ) from error
+    _index_lead(results / _INDEX)
     return studies
+
+
+def _index_lead(index: Path) -> str:
+    """Return the part of the index above the marker line, which is written by hand."""
+    if not index.is_file():
+        return f"{_INDEX_TITLE}\n\n"
+    text = index.read_text(encoding="utf-8")
+    lead, mark, _ = text.partition(_INDEX_MARK)
+    if mark:
+        return lead
+    if text.startswith(_INDEX_TITLE):  # an index without the marker, as early versions wrote it
+        return f"{_INDEX_TITLE}\n\n"
+    raise UserError(f"{index} is not an index of studies and would be overwritten")
 
 
 def _stale(
     studies: Mapping[str, Study], rows: Mapping[str, list[Row]], results: Path
 ) -> dict[str, str]:
-    """Find the studies with rows of another version of the config, and what is wrong."""
+    """Return, by study, why its rows do not belong to its config."""
     stale = {}
     for name, study in studies.items():
         try:
@@ -106,9 +135,10 @@ def _stale(
 def _adjusted(
     studies: Mapping[str, Study], rows: Mapping[str, list[Row]]
 ) -> dict[tuple[str, str], float | None]:
-    """Correct the primary tests, by study and decoder, for the number of all that are planned.
+    """Correct the planned tests, by study and decoder, for the number of all of them.
 
-    So a finding is not taken back when another test is made. None while pairs are missing.
+    Tests that are not done yet count too, so that no result is revised when another study ends.
+    They are None in the result.
     """
     found = {}
     for name, study in studies.items():
@@ -120,111 +150,91 @@ def _adjusted(
     return {key: None if found[key] is None else p for key, p in zip(found, p_values, strict=True)}
 
 
-def markdown(study: Study, summary: Mapping[str, Any]) -> str:
-    """Write the report of a study."""
-    at = f" at {', '.join(f'{s:g}' for s in study.scales)} of its size" * (study.scales != [1.0])
-    lines = [f"# {study.question}", ""]
-    lines += [
-        f"{summary['runs']} of {len(study.runs())} planned runs are done; their times sum to "
-        f"{summary['hours']} hours. All start from `{study.fit}` with the changes that the study "
-        "names for all; arms differ by the settings it names for them; a seed is the same in all "
-        "arms. Weights are the last epoch's; scores are of "
-        f"{study.data['name']}'s {study.data['split']} split{at}, in percent. "
-        "What is concluded holds for networks of this size, this schedule and these data.",
+def _report(study: Study, summary: StudySummary) -> list[str]:
+    """Return the lines of a study's report, without its section on attention."""
+    scale = f" at {', '.join(f'{s:g}' for s in study.scales)} of its size"
+    lines = [
+        f"# {study.question}",
+        "",
+        f"{summary['runs']} of {len(study.runs())} planned runs are done; together they took "
+        f"{summary['hours']} hours. Every run starts from `{study.fit}` and the study's common "
+        "settings; arms differ by their own settings only. Runs with the same seed are compared in "
+        "pairs. Weights are those of the last epoch. Scores are on the "
+        f"{study.data['split']} split of {study.data['name']}{scale * (study.scales != [1.0])}, in "
+        "percent. The conclusions hold for networks of this size, this schedule and these data.",
         "",
     ]
     for decoder, record in summary["decoders"].items():
         if len(summary["decoders"]) > 1:
             lines += [f"# {decoder}", ""]
         lines += ["## Conclusion", "", record["conclusion"], "", "![arms](arms.png)", ""]
-        lines += ["## Arms", "", f"| arm | seeds | {' | '.join(ARM_SCORES.values())} |"]
-        lines += ["|---|---:|" + "---:|" * len(ARM_SCORES)]
-        for arm, values in record["arms"].items():
-            if not values["seeds"]:
-                continue
-            cells = [_number(values[key]) for key in ARM_SCORES]
-            if values["deviation"] is not None:
-                cells[0] += f" ± {values['deviation']:.2f}"
-            lines.append(f"| {arm} | {values['seeds']} | {' | '.join(cells)} |")
-        lines += ["", "± is the standard deviation over seeds.", ""]
-        if missing := [arm for arm, values in record["arms"].items() if not values["seeds"]]:
-            lines += [f"Without runs so far: {', '.join(missing)}.", ""]
+        lines += _arms(record["arms"])
         lines += _others(record["others"])
-        if not record["classes"]:
-            continue
-        first, second = study.pair
-        lines += [
-            f"## {first} - {second} in detail",
-            "",
-            "Exploratory: each interval covers with 95 % by itself, so of 20 one misses by chance.",
-            "",
-            "![differences](differences.png)",
-            "",
-            *_difference_table(record["classes"], "class, IoU"),
-            *_difference_table(record["sizes"], "size of object, mIoU"),
-            *_difference_table(
-                {ARM_SCORES[key]: found for key, found in record["boundaries"].items()},
-                "boundaries, mean over classes",
-            ),
-        ]
-    lines += ["Made by `scripts/study.py` from `runs.csv`.", ""]
-    return "\n".join(lines)
+        lines += _detail(study, record)
+    return [*lines, "Made by `scripts/study.py` from `runs.csv`."]
 
 
-def _attention(folder: Path, arms: Iterable[str]) -> list[str]:
-    """Sum up what `scripts/attention.py` found in the networks of each arm, where it was run."""
-    lines = []
-    for arm in arms:
-        path = folder / arm / "attention.json"
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            lines += _attention_of_arm(arm, record)
-    words = "Exploratory: looked at, not planned as a test."
-    return ["", "## Attention", "", words, "", *lines] if lines else []
-
-
-def _attention_of_arm(arm: str, record: Mapping[str, Any]) -> list[str]:
-    worth = record["selection"]["difference"]
+def _arms(arms: Mapping[str, ArmRecord]) -> list[str]:
     lines = [
-        f"Of {record['networks']} networks of {arm} on {record['images']} images "
-        f"({record['interval']}), by `python scripts/attention.py`; more in "
-        f"[attention/{arm}](attention/{arm}).",
+        "## Arms",
         "",
-        "- What following the image is worth, mIoU as it is over mIoU with each unit's attention "
-        f"held at its mean: {100 * worth['value']:+.2f} points"
-        f"{interval_words(worth, 100, '+.2f')}.",
+        f"| arm | seeds | {' | '.join(ARM_SCORES.values())} |",
+        "|---|---:|" + "---:|" * len(ARM_SCORES),
     ]
-    for claim in record["claims"].values():
-        lines.append(f'- "{claim["claim"]}": {claim["verdict"]}; {claim["numbers"]}.')
-    for claim in (record["claims_beyond_blur"] or {}).values():
-        lines.append(
-            f'- "{claim["claim"]}", beyond what blur alone does: {claim["verdict"]}; '
-            f"{claim['numbers']}."
-        )
-    return [*lines, "", f"![growth](attention/{arm}/growth.png)", ""]
+    for arm, record in arms.items():
+        if not record["seeds"]:
+            continue
+        cells = ["-" if (v := record[key]) is None else f"{v:.2f}" for key in ARM_SCORES]
+        if record["deviation"] is not None:
+            cells[0] += f" ± {record['deviation']:.2f}"
+        lines.append(f"| {arm} | {record['seeds']} | {' | '.join(cells)} |")
+    lines += ["", "± is the standard deviation over seeds.", ""]
+    if missing := [arm for arm, record in arms.items() if not record["seeds"]]:
+        lines += [f"Arms without runs so far: {', '.join(missing)}.", ""]
+    return lines
 
 
-def _others(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not any(row["pairs"] for row in found):
+def _others(others: Sequence[PairRecord]) -> list[str]:
+    if not any(row["pairs"] for row in others):
         return []
-    level = 100 * found[0]["confidence"]
-    lines = ["## Other comparisons", ""]
-    lines += [
-        f"With few seeds, so with intervals alone: of {level:.1f} % each, so that all "
-        f"{len(found)} cover with 95 %. Pairs made alike are of runs whose rows agree "
-        "on code, torch and kind of CPU; others may differ by more than their arms.",
+    level = 100 * others[0]["confidence"]
+    lines = [
+        "## Other comparisons",
         "",
-        "| comparison | pairs | made alike | difference, points | interval |",
+        "Exploratory: these comparisons have few seeds, so they get intervals and no test. The "
+        f"intervals are Bonferroni-corrected: each covers its true difference with {level:.1f} %, "
+        f"all {len(others)} together with 95 %. Matched pairs are those whose rows agree on "
+        "commit, torch version and CPU type; other pairs may differ by more than their arms.",
+        "",
+        "| comparison | pairs | matched | difference, points | interval |",
         "|---|---:|---:|---:|---|",
     ]
-    for row in found:
+    for row in others:
         if row["pairs"]:
             name = " - ".join(row["pair"])
             lines.append(f"| {name} | {row['pairs']} | {row['alike']} | {_difference(row)} |")
     return [*lines, ""]
 
 
-def _difference_table(found: Mapping[str, Mapping[str, Any]], title: str) -> list[str]:
+def _detail(study: Study, record: DecoderRecord) -> list[str]:
+    if not record["classes"]:
+        return []
+    boundaries = {ARM_SCORES[key]: found for key, found in record["boundaries"].items()}
+    return [
+        f"## {' - '.join(study.pair)} in detail",
+        "",
+        "Exploratory: these 95 % intervals are not corrected for their number, so about 1 in 20 "
+        "misses its true difference by chance.",
+        "",
+        "![differences](differences.png)",
+        "",
+        *_difference_table(record["classes"], "class, IoU"),
+        *_difference_table(record["sizes"], "size of object, mIoU"),
+        *_difference_table(boundaries, "boundaries, mean over classes"),
+    ]
+
+
+def _difference_table(found: Mapping[str, ComparisonRecord], title: str) -> list[str]:
     if not found:
         return []
     lines = [f"| {title} | pairs | difference, points | interval |", "|---|---:|---:|---|"]
@@ -232,13 +242,43 @@ def _difference_table(found: Mapping[str, Mapping[str, Any]], title: str) -> lis
     return [*lines, ""]
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def _difference(row: ComparisonRecord) -> str:
     interval = "-"
-    if row["pairs"] >= FEWEST_PAIRS:
+    if row["interval"] and row["pairs"] >= FEWEST_PAIRS:
         interval = "{:+.2f} to {:+.2f}".format(*row["interval"])
     value = "-" if row["difference"] is None else f"{row['difference']:+.2f}"
     return f"{value} | {interval}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _attention(folder: Path, arms: Iterable[str]) -> list[str]:
+    """Summarize what `scripts/attention.py` found in each arm's networks, if it was run."""
+    lines = []
+    for arm in arms:
+        path = folder / arm / "attention.json"
+        if path.is_file():
+            lines += _attention_of_arm(arm, json.loads(path.read_text(encoding="utf-8")))
+    return ["", "## Attention", "", "Exploratory: not planned as a test.", *lines] if lines else []
+
+
+def _attention_of_arm(arm: str, found: AttentionFindings) -> list[str]:
+    effect = found["selection"]["difference"]
+    lines = [
+        "",
+        f"{found['networks']} networks of {arm} on {found['images']} images "
+        f"({found['interval']}). Made by `python scripts/attention.py`; details are in "
+        f"[attention/{arm}](attention/{arm}).",
+        "",
+        "- Attention that follows the image changes mIoU by "
+        f"{100 * effect['value']:+.2f} points{interval_words(effect, 100, '+.2f')}, compared with "
+        "each unit's attention fixed at its mean over the images.",
+    ]
+    for claim in found["claims"].values():
+        verdict = _VERDICTS[claim["verdict"]]
+        lines.append(f'- Claim "{claim["claim"]}": {verdict}. {claim["numbers"]}.')
+    for claim in (found["claims_beyond_blur"] or {}).values():
+        verdict = _VERDICTS[claim["verdict"]]
+        lines.append(
+            f'- Claim "{claim["claim"]}", beyond the effect of blur alone: {verdict}. '
+            f"{claim['numbers']}."
+        )
+    return [*lines, "", f"![growth](attention/{arm}/growth.png)"]

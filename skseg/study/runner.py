@@ -1,4 +1,4 @@
-"""Runs what a study asks for and has not got, side by side, through the commands a user has."""
+"""Runs a study's missing runs in parallel, through the public commands."""
 
 import fcntl
 import json
@@ -22,29 +22,30 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from skseg.errors import UserError
-from skseg.study.matrix import Row, Run, Study, add_row, check_rows, pending, read_rows
+from skseg.errors import UserError, near_names
+from skseg.files import whole_file
+from skseg.study.matrix import Row, Run, Study, add_row, check_rows, pending_runs, read_rows
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Scores come from the evaluation, so the fit need not validate; a study can ask for both.
+# Scores come from the evaluation, so runs do not validate unless the study asks for it.
 _DEFAULTS = {"trainer.limit_val_batches": 0, "wandb.enabled": False}
 _SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "boundary_miou", "boundary_mean_f")
 
 
 class BrokenRunError(RuntimeError):
-    """A run whose training or evaluation failed; the message says where to look."""
+    """A run whose training or evaluation failed; the message names the log."""
 
 
 @dataclass
 class _State:
-    """What is known of a run beside its folder.
+    """The state of a run, kept in a JSON file beside its folder.
 
     Attributes:
-        path: the file that keeps it.
-        digest: of the run that the folder belongs to.
-        commits: of the code that it was trained and scored with, one a session at most.
-        seconds: of all its sessions so far.
-        finished: whether it has had its row.
+        path: The file.
+        digest: Digest of the run that the folder belongs to; empty before the run starts.
+        commits: Commits of the code that trained and scored it, in order, without repetitions.
+        seconds: Time of all its sessions so far.
+        finished: Whether its row was written.
     """
 
     path: Path
@@ -55,19 +56,18 @@ class _State:
 
     @classmethod
     def read(cls, path: Path) -> "_State":
-        """Read it; that of a run that never began where there is no file."""
+        """Read a run's state; without a file, return that of a run that has not started."""
         return cls(path, **json.loads(path.read_text())) if path.is_file() else cls(path)
 
     def write(self) -> None:
-        """Write it whole or not at all."""
+        """Write the state whole or not at all."""
         content = {k: v for k, v in asdict(self).items() if k != "path"}
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.write_text(json.dumps(content))
-        part.replace(self.path)
+        with whole_file(self.path) as part:
+            part.write_text(json.dumps(content))
 
     @contextmanager
-    def counts_time(self) -> Iterator[None]:
-        """Add the time in the context, also where it ends by an error or a signal."""
+    def counting_time(self) -> Iterator[None]:
+        """Add the time spent in the context, even if it ends with an error or a signal."""
         start = time.monotonic()
         self.write()
         try:
@@ -78,16 +78,19 @@ class _State:
 
 
 class Runner:
-    """Runs a study, resumably.
+    """Runs a study and resumes it after an interruption.
 
-    A finished run is a row of `runs.csv` at once. A run that was interrupted goes on from its
-    newest checkpoint.
+    A finished run is added to `runs.csv` at once. An interrupted run resumes from its latest
+    checkpoint.
 
     Args:
-        study: what to run.
-        table: `runs.csv`.
-        folder: where the runs' folders and logs go.
-        root: directory of the data; the study's own, or data/NAME, when None.
+        study: The study.
+        table: Path of `runs.csv`.
+        folder: Folder for the runs' folders and logs.
+        root: Directory of the data; by default the study's own, or data/NAME.
+
+    Raises:
+        UserError: There is no such directory.
     """
 
     def __init__(self, study: Study, table: Path, folder: Path, root: Path | None = None) -> None:
@@ -96,9 +99,9 @@ class Runner:
         self.folder = folder
         self.root = root or Path(study.data.get("root", f"data/{study.data['name']}"))
         if not self.root.is_dir():
-            how = study.data.get("prepare", "give its place with --data.root")
+            how = study.data.get("prepare", "set data.root to its directory")
             raise UserError(f"no data in {self.root}: {how}")
-        # The fit config as it is now: it may be edited while the study runs.
+        # A copy of the fit config, which may be edited while the study runs.
         self._fit = folder / "fit.yaml"
         self._locks: tuple[int, ...] = ()
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -113,32 +116,31 @@ class Runner:
         arms: Collection[str] | None = None,
         seeds: int | None = None,
     ) -> int:
-        """Run all that is missing; return how many runs failed.
+        """Run the missing runs; return how many failed.
 
         Args:
-            jobs: runs side by side, each on one thread.
-            console: takes a line for each finished run.
-            limit: number of runs after which to stop.
-            arms: those to run; all when None.
-            seeds: number of an arm's first seeds to run; all when None.
+            jobs: Number of parallel runs, each on one thread.
+            console: Where to print a line for each finished run.
+            limit: Largest number of runs; by default all.
+            arms: Arms to run; by default all.
+            seeds: Number of seeds of each arm to run; by default all.
 
         Raises:
-            UserError: the table is of another version of the config, the study runs already, or
-                an arm is not the study's.
-            KeyboardInterrupt: SIGINT or SIGTERM; the runs have saved checkpoints to go on from.
+            UserError: The table's rows have other settings, the study is already running, or an
+                arm is unknown.
+            KeyboardInterrupt: On SIGINT or SIGTERM, after the runs have saved their checkpoints.
         """
         arms = self.study.arms if arms is None else arms
-        if unknown := set(arms) - self.study.arms.keys():
-            raise UserError(
-                f"no arm {', '.join(sorted(unknown))}; there are {', '.join(self.study.arms)}"
-            )
+        for arm in arms:
+            if arm not in self.study.arms:
+                raise UserError(f"no arm {arm!r}{near_names(arm, self.study.arms)}")
         with _locked(self.table.parent, self.folder) as self._locks, _terminates_like_ctrl_c():
             rows = read_rows(self.table)
             check_rows(self.study, rows, self.table)
             self._fit.write_text(self.study.fit_text, encoding="utf-8")
             todo = [
                 run
-                for run in pending(self.study, rows)
+                for run in pending_runs(self.study, rows)
                 if run.arm in arms and (seeds is None or run.seed in self.study.first_seeds(seeds))
             ][:limit]
             total = len(self.study.runs())
@@ -148,7 +150,7 @@ class Runner:
             return self._run(todo, [float(row["seconds"]) for row in rows], jobs, console)
 
     def _run(self, todo: list[Run], seconds: list[float], jobs: int, console: Console) -> int:
-        """Run side by side; return how many failed. `seconds` are those of earlier runs."""
+        """Run in parallel; return how many failed. `seconds` are the times of earlier runs."""
         failed = 0
         columns = (
             TextColumn("study"),
@@ -183,20 +185,21 @@ class Runner:
         return failed
 
     def _finish(self, run: Run) -> Row:
-        """Train and evaluate; add the row."""
+        """Train and evaluate one run; add and return its row."""
         folder = self.folder / run.name
         checkpoint = folder / "checkpoints" / "last.ckpt"
         state = _State.read(self.folder / f"{run.name}.json")
         if checkpoint.is_file() and (state.digest != run.digest or state.finished):
             raise BrokenRunError(
-                f"{folder} has the network of another run: move it away, or give other --runs"
+                f"{folder} holds the network of another run: move it away, or use another folder "
+                "for the runs"
             )
-        if not checkpoint.is_file():  # nothing to go on from
+        if not checkpoint.is_file():  # there is nothing to resume
             self._remove(folder, state)
             state = _State(state.path, run.digest)
-        # Before the run, so that later edits are not taken for its code.
+        # Before the run starts, as the code may be edited while it runs.
         state.commits = list(dict.fromkeys([*state.commits, _commit()]))
-        with state.counts_time():
+        with state.counting_time():
             self._command(run, "fit", *self._fit_arguments(run, folder, checkpoint.is_file()))
             data = self.study.data
             self._command(
@@ -218,7 +221,11 @@ class Runner:
         return row
 
     def _remove(self, folder: Path, state: _State) -> None:
-        """Remove the folder of a run that left no checkpoint; nothing else is ever removed."""
+        """Remove the folder of an earlier attempt that left no checkpoint.
+
+        Raises:
+            BrokenRunError: The folder exists, but this study did not make it.
+        """
         if not folder.exists():
             return
         inside = folder.resolve().parent == self.folder.resolve()
@@ -235,7 +242,7 @@ class Runner:
         return [*arguments, *(["--ckpt_path", "last"] if resumes else [])]
 
     def _command(self, run: Run, name: str, *arguments: object) -> None:
-        """Run a command of skseg on one thread, its output in the run's log."""
+        """Run a skseg command on one thread and append its output to the run's log."""
         if self._stopping:
             raise KeyboardInterrupt
         log = self.folder / f"{run.name}.log"
@@ -246,11 +253,11 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # the terminal's Ctrl-C is for the runner to pass on
-                pass_fds=self._locks,  # so a study whose runner was killed still is locked
+                start_new_session=True,  # the runner forwards Ctrl-C itself
+                pass_fds=self._locks,  # keeps the study locked if the runner is killed
             )
         self._children.add(child)
-        if self._stopping:  # since it was asked above
+        if self._stopping:  # set after the check above
             child.send_signal(signal.SIGTERM)
         code = child.wait()
         self._children.discard(child)
@@ -264,22 +271,22 @@ class Runner:
     def _stop(self) -> None:
         self._stopping = True
         for child in list(self._children):
-            child.send_signal(signal.SIGTERM)  # fit saves a checkpoint first
+            child.send_signal(signal.SIGTERM)  # upon which `fit` saves a checkpoint and ends
 
 
 @contextmanager
 def _locked(*folders: Path) -> Iterator[tuple[int, ...]]:
-    """Lock folders, made if missing, against other runners; yield their descriptors."""
+    """Create folders and lock them against other runners; yield their file descriptors."""
     with ExitStack() as stack:
         locks = []
-        for folder in dict.fromkeys(folder.resolve() for folder in folders):  # may be the same
+        for folder in dict.fromkeys(folder.resolve() for folder in folders):  # they may be equal
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(f"{folder}: the study is running already") from error
+                raise UserError(f"{folder}: the study is already running") from error
             locks.append(descriptor)
         yield tuple(locks)
 
@@ -306,9 +313,10 @@ def _row(run: Run, folder: Path, record: dict[str, Any], state: _State) -> Row:
         "skseg": version("skseg"),
         "commit": "+".join(state.commits),
         "torch": record["versions"]["torch"],
-        "cpu": torch.backends.cpu.get_cpu_capability(),  # another rounds otherwise
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # CPU types round differently
         "digest": run.digest,
-        # A class that never occurs counts as 0 for the benchmark where a pixel is taken for it.
+        # The benchmark's IoU of a class that is absent from the ground truth is 0 if one pixel is
+        # predicted as it. Without a recall the class is absent; then the cell stays empty.
         **{
             f"iou/{name}": None if record["recall"][name] is None else value
             for name, value in record["iou"].items()
@@ -319,10 +327,10 @@ def _row(run: Run, folder: Path, record: dict[str, Any], state: _State) -> Row:
 
 
 def _commit() -> str:
-    """The commit of the checkout this runs from; empty elsewhere.
+    """Return the commit of the checkout that this code runs from; empty outside a checkout.
 
-    With -dirty where the package's files differ from it. Rows of studies, which lie in the same
-    checkout, are left out, as they change by themselves.
+    It ends in "-dirty" if files of skseg/ or configs/ differ from the commit. Other files, such as
+    the studies' own rows, do not count.
     """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -335,7 +343,7 @@ def _commit() -> str:
     try:
         changes = git("status", "--porcelain", "--", "skseg", "configs")
         return git("rev-parse", "--short=9", "HEAD") + ("-dirty" if changes else "")
-    except OSError:  # no git
+    except OSError:  # git is not installed
         return ""
 
 

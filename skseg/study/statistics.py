@@ -1,4 +1,4 @@
-"""Paired comparisons over seeds: tests, intervals, and what a study could have seen."""
+"""Paired comparisons over seeds: tests, intervals and statistical power."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ _MOST_PAIRS = 1000
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference of two arms over the seeds that both have, first minus second.
+    """The difference between two arms over the seeds that both have, first minus second.
 
     Attributes:
-        pairs: number of seeds n.
-        difference: mean of the paired differences, None without pairs.
-        interval: of the mean (Student's t), at `confidence`; None below 2 pairs.
-        confidence: of the interval, 0 to 1.
-        deviation: standard deviation of the paired differences; None below 2 pairs.
-        p_value: two-sided paired t-test; None below 2 pairs.
-        p_wilcoxon: two-sided exact Wilcoxon signed-rank test; None below 2 pairs.
+        pairs: Number of shared seeds n.
+        difference: Mean of the paired differences; None without pairs.
+        interval: Confidence interval of the mean (Student's t); None below 2 pairs.
+        confidence: Level of the interval, 0 to 1.
+        deviation: Standard deviation of the paired differences; None below 2 pairs.
+        p_value: P-value of the two-sided paired t-test; None below 2 pairs.
+        p_wilcoxon: P-value of the two-sided exact Wilcoxon signed-rank test; None below 2 pairs.
     """
 
     pairs: int
@@ -34,15 +34,26 @@ class Comparison:
     p_wilcoxon: float | None
 
 
-def compare(
+def compare_paired(
     first: Mapping[int, float], second: Mapping[int, float], confidence: float = 0.95
 ) -> Comparison:
-    """Compare two arms by the seeds they share.
+    """Compare two arms over the seeds that both have.
 
     Args:
-        first: a score for each seed.
-        second: a score for each seed.
-        confidence: of the interval.
+        first: Score of the first arm by seed.
+        second: Score of the second arm by seed.
+        confidence: Level of the interval, 0 to 1.
+
+    Example:
+        >>> sk = {0: 41.0, 1: 42.0, 2: 43.5}
+        >>> plain = {0: 40.0, 1: 40.0, 2: 42.5, 3: 41.0}
+        >>> found = compare_paired(sk, plain)
+        >>> found.pairs, round(found.difference, 3)
+        (3, 1.333)
+        >>> [round(end, 3) for end in found.interval]
+        [-0.101, 2.768]
+        >>> round(found.p_value, 3)
+        0.057
     """
     seeds = sorted(first.keys() & second.keys())
     a, b = (np.array([arm[seed] for seed in seeds]) for arm in (first, second))
@@ -53,7 +64,7 @@ def compare(
         return Comparison(n, mean, None, confidence, None, None, None)
     deviation = float(differences.std(ddof=1))
     mean = float(differences.mean())
-    if deviation == 0:  # no test is defined; the same in all seeds is no chance
+    if deviation == 0:  # the t-test is undefined; equal differences in all seeds are not chance
         p = 1.0 if mean == 0 else 0.0
         return Comparison(n, mean, (mean, mean), confidence, 0.0, p, _wilcoxon(differences))
     test = stats.ttest_rel(a, b)
@@ -77,10 +88,21 @@ def _wilcoxon(differences: NDArray[np.float64]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's step-down method.
+    """Adjust p-values for multiple testing by Holm's step-down method.
 
-    Holm, "A simple sequentially rejective multiple test procedure", 1979. An adjusted value below
-    0.05 is a finding where the chance of even one false finding among all is to be below 0.05.
+    Rejecting where the adjusted value is at most alpha keeps the probability of any false
+    rejection at or below alpha. Source: Holm, "A simple sequentially rejective multiple test
+    procedure", 1979.
+
+    Args:
+        p_values: One p-value for each test, 0 to 1.
+
+    Returns:
+        The adjusted p-values, in the same order.
+
+    Example:
+        >>> holm([0.5, 0.25, 0.0625])
+        [0.5, 0.5, 0.1875]
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -90,14 +112,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def power(difference: float, deviation: float, pairs: int, alpha: float = 0.05) -> float:
-    """Return the probability that a paired t-test finds a true difference.
+def power_of_test(difference: float, deviation: float, pairs: int, alpha: float = 0.05) -> float:
+    """Return the probability that a two-sided paired t-test detects a true difference.
+
+    It is computed from the noncentral t distribution.
 
     Args:
-        difference: the true mean difference.
-        deviation: standard deviation of the paired differences, above 0.
-        pairs: number of pairs n, at least 2.
-        alpha: two-sided level of the test.
+        difference: True mean difference.
+        deviation: Standard deviation of the paired differences, above 0.
+        pairs: Number of pairs n, at least 2.
+        alpha: Two-sided level of the test.
+
+    Example:
+        >>> round(power_of_test(difference=1.0, deviation=1.0, pairs=10), 3)
+        0.803
     """
     freedom = pairs - 1
     critical = stats.t.ppf(1 - alpha / 2, freedom)
@@ -108,27 +136,49 @@ def power(difference: float, deviation: float, pairs: int, alpha: float = 0.05) 
 
 
 def detectable_difference(
-    deviation: float, pairs: int, alpha: float = 0.05, wanted: float = 0.8
+    deviation: float, pairs: int, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """Return the smallest true difference that a test at `alpha` finds so.
+    """Return the smallest true difference that a level-alpha test detects with probability `power`.
 
-    That is, with probability `wanted`.
+    Args:
+        deviation: Standard deviation of the paired differences.
+        pairs: Number of pairs n, at least 2.
+        alpha: Two-sided level of the test.
+        power: Probability of detection, above `alpha` and below 1.
+
+    Example:
+        >>> round(detectable_difference(deviation=1.0, pairs=10), 3)
+        0.996
     """
     if deviation == 0:
         return 0.0
     large = 10 * deviation * stats.t.ppf(1 - alpha / 2, pairs - 1)
-    found = optimize.brentq(lambda d: power(d, deviation, pairs, alpha) - wanted, 0, large)
-    return float(found)
+    return float(
+        optimize.brentq(lambda d: power_of_test(d, deviation, pairs, alpha) - power, 0, large)
+    )
 
 
 def pairs_needed(
-    difference: float, deviation: float, alpha: float = 0.05, wanted: float = 0.8
+    difference: float, deviation: float, alpha: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """Return the number of pairs by which a test at `alpha` finds a true difference so.
+    """Return how many pairs a level-alpha test needs to detect a difference with `power`.
 
-    That is, with probability `wanted`. None beyond 1,000.
+    Args:
+        difference: True mean difference.
+        deviation: Standard deviation of the paired differences.
+        alpha: Two-sided level of the test.
+        power: Probability of detection, below 1.
+
+    Returns:
+        The smallest sufficient number of pairs; None if it is above 1,000.
+
+    Example:
+        >>> pairs_needed(difference=1.0, deviation=1.0)
+        10
     """
     if deviation == 0:
         return 2
     counts = range(2, _MOST_PAIRS + 1)
-    return next((n for n in counts if power(difference, deviation, n, alpha) >= wanted), None)
+    return next(
+        (n for n in counts if power_of_test(difference, deviation, n, alpha) >= power), None
+    )

@@ -1,32 +1,44 @@
-"""What a study's rows say, in numbers and in words."""
+"""The results of a study, in numbers and in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from statistics import fmean, stdev
-from typing import Any
 
 from skseg.study.matrix import Row, Study
-from skseg.study.statistics import Comparison, compare, detectable_difference, pairs_needed
+from skseg.study.records import (
+    ArmRecord,
+    ComparisonRecord,
+    DecoderRecord,
+    PairRecord,
+    PrimaryRecord,
+    Score,
+    StudySummary,
+)
+from skseg.study.statistics import Comparison, compare_paired, detectable_difference, pairs_needed
 
 _ALPHA = 0.05
 
 FEWEST_PAIRS = 3
-"""Pairs of seeds from which an interval is shown: that of two is so wide that it says nothing."""
+"""Fewest pairs of seeds with a reported interval; that of two pairs is too wide to be useful."""
 
-ARM_SCORES = {
+ARM_SCORES: dict[Score, str] = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
     "boundary_miou": "boundary IoU",
     "boundary_mean_f": "boundary F",
 }
-"""The scores of an arm that a report shows, by their columns, with their names."""
+"""Display names of an arm's scores."""
+
+_BOUNDARY_SCORES: tuple[Score, ...] = ("boundary_miou", "boundary_mean_f")
 
 
-def scores(rows: Sequence[Row], arm: str, decoder: str, key: str = "miou") -> dict[int, float]:
-    """Return an arm's score for each seed, in percent; undefined ones are left out.
+def scores_by_seed(
+    rows: Sequence[Row], arm: str, decoder: str, key: str = "miou"
+) -> dict[int, float]:
+    """Return an arm's score for each seed, in percent, without undefined ones.
 
-    mIoU is over the classes that occur in truth, which are those that all rows have an IoU of. The
-    benchmark's also counts one that does not, as 0, in a run that has taken even a pixel for it.
+    mIoU is the mean over the classes that occur in the ground truth, which are those with an IoU in
+    all rows. The benchmark's mean also counts an absent class, as 0, if even one pixel is predicted
+    as it.
     """
     chosen = [row for row in rows if row["arm"] == arm and row["decoder"] == decoder]
     classes = [k for k in rows[0] if k.startswith("iou/") and all(row.get(k) for row in rows)]
@@ -36,18 +48,22 @@ def scores(rows: Sequence[Row], arm: str, decoder: str, key: str = "miou") -> di
 
 
 def compare_arms(
-    rows: Sequence[Row], pair: Sequence[str], decoder: str, key: str = "miou", level: float = 0.95
+    rows: Sequence[Row],
+    pair: Sequence[str],
+    decoder: str,
+    key: str = "miou",
+    confidence: float = 0.95,
 ) -> Comparison:
-    """Compare a score of two arms over the seeds that both have; `level` is the interval's."""
-    first, second = (scores(rows, arm, decoder, key) for arm in pair)
-    return compare(first, second, level)
+    """Compare a score of two arms over the seeds that both have, in percentage points."""
+    first, second = (scores_by_seed(rows, arm, decoder, key) for arm in pair)
+    return compare_paired(first, second, confidence)
 
 
-def alike(rows: Sequence[Row], pair: Sequence[str], decoder: str) -> int:
-    """Count the pairs of seeds whose rows agree on code, torch and kind of CPU.
+def matched_pairs(rows: Sequence[Row], pair: Sequence[str], decoder: str) -> int:
+    """Count the pairs of seeds whose rows agree on commit, torch version and CPU type.
 
-    Old rows, which have no commit, agree with none. Others pair less well, see
-    docs/reproducibility.md.
+    Rows without a commit, as early versions wrote them, match none. Unmatched pairs differ by more
+    than their arms, see docs/reproducibility.md.
     """
     first, second = (
         {
@@ -57,155 +73,188 @@ def alike(rows: Sequence[Row], pair: Sequence[str], decoder: str) -> int:
         }
         for arm in pair
     )
-    return sum(second.get(seed) == made for seed, made in first.items())
+    return sum(second.get(seed) == environment for seed, environment in first.items())
 
 
 def summarize(
     study: Study, rows: list[Row], p_values: Mapping[str, float | None], tests: int
-) -> dict[str, Any]:
-    """Put a study into numbers and words.
+) -> StudySummary:
+    """Summarize a study in numbers and words.
 
     Args:
-        study: its config.
-        rows: its finished runs, of those that it plans.
-        p_values: the primary comparison's p-value by decoder, corrected; None while it is
-            incomplete.
-        tests: number of primary tests that it is corrected for.
+        study: The study's config.
+        rows: The finished runs among those that it plans.
+        p_values: Holm-corrected p-value of the primary comparison by decoder; None while pairs are
+            missing.
+        tests: Number of planned tests that they are corrected for.
 
     Returns:
-        `arms` with mean and deviation of each score, `primary` (None if there is none) and
-        `others` as `Comparison`s with the number of pairs made `alike`, `classes`, `sizes` and
-        `boundaries` of the study's `pair`, and the `conclusion` in words. Scores are in percent,
-        differences in points.
+        The content of `summary.json`. Scores are in percent, differences in percentage points.
     """
-    record: dict[str, Any] = {"question": study.question, "runs": len(rows), "decoders": {}}
-    record["hours"] = round(sum(float(row["seconds"]) for row in rows) / 3600, 1)
-    for decoder in study.decoders:
-        arms = {arm: _arm(rows, arm, decoder) for arm in study.arms}
-        # Simultaneous intervals: all others cover their true difference with 95 %.
-        level = 1 - _ALPHA / max(1, len(study.others))
-        others = [(pair, compare_arms(rows, pair, decoder, level=level)) for pair in study.others]
-        primary = compare_arms(rows, study.primary, decoder) if study.primary else None
-        record["decoders"][decoder] = {
-            "arms": arms,
-            "primary": primary
-            and {
-                "pair": study.primary,
-                **asdict(primary),
-                "alike": alike(rows, study.primary, decoder),
-                "planned_pairs": study.primary_seeds,
-                "p_holm": p_values[decoder],
-                "tests": tests,
-            },
-            "others": [
-                {"pair": pair, **asdict(found), "alike": alike(rows, pair, decoder)}
-                for pair, found in others
-            ],
-            "classes": by_part(rows, study, decoder, "iou/"),
-            "sizes": by_part(rows, study, decoder, "size/"),
-            "boundaries": {
-                key: asdict(compare_arms(rows, study.pair, decoder, key))
-                for key in ("boundary_miou", "boundary_mean_f")
-                if study.pair
-            },
+    return {
+        "question": study.question,
+        "runs": len(rows),
+        "decoders": {
+            decoder: _summarize_decoder(study, rows, decoder, p_values.get(decoder), tests)
+            for decoder in study.decoders
+        },
+        "hours": round(sum(float(row["seconds"]) for row in rows) / 3600, 1),
+    }
+
+
+def _summarize_decoder(
+    study: Study, rows: list[Row], decoder: str, p_value: float | None, tests: int
+) -> DecoderRecord:
+    arms = {arm: _arm(rows, arm, decoder) for arm in study.arms}
+    # Bonferroni: all of these intervals together cover their true differences with 95 %.
+    level = 1 - _ALPHA / max(1, len(study.others))
+    others = [
+        _pair(rows, pair, decoder, compare_arms(rows, pair, decoder, confidence=level))
+        for pair in study.others
+    ]
+    primary: PrimaryRecord | None = None
+    if study.primary:
+        found = compare_arms(rows, study.primary, decoder)
+        primary = {
+            **_pair(rows, study.primary, decoder, found),
+            "planned_pairs": study.primary_seeds,
+            "p_holm": p_value,
+            "tests": tests,
         }
-        if primary:
-            words = conclude(study, decoder, primary, p_values[decoder], tests)
-        else:
-            words = look(decoder, arms, others)
-        record["decoders"][decoder]["conclusion"] = words
-    return record
+        conclusion = _conclude_primary(study, decoder, found, p_value, tests)
+    else:
+        conclusion = _conclude_exploratory(decoder, arms, others)
+    return {
+        "arms": arms,
+        "primary": primary,
+        "others": others,
+        "classes": compare_parts(rows, study, decoder, "iou/"),
+        "sizes": compare_parts(rows, study, decoder, "size/"),
+        "boundaries": {
+            key: _record(compare_arms(rows, study.pair, decoder, key))
+            for key in _BOUNDARY_SCORES
+            if study.pair
+        },
+        "conclusion": conclusion,
+    }
 
 
-def _arm(rows: Sequence[Row], arm: str, decoder: str) -> dict[str, Any]:
-    values = {key: list(scores(rows, arm, decoder, key).values()) for key in ARM_SCORES}
-    record: dict[str, Any] = {"seeds": len(values["miou"])}
-    record |= {key: fmean(found) if found else None for key, found in values.items()}
-    record["deviation"] = stdev(values["miou"]) if len(values["miou"]) > 1 else None
-    return record
+def _record(found: Comparison) -> ComparisonRecord:
+    return {
+        "pairs": found.pairs,
+        "difference": found.difference,
+        "interval": found.interval,
+        "confidence": found.confidence,
+        "deviation": found.deviation,
+        "p_value": found.p_value,
+        "p_wilcoxon": found.p_wilcoxon,
+    }
 
 
-def by_part(
+def _pair(rows: Sequence[Row], pair: list[str], decoder: str, found: Comparison) -> PairRecord:
+    return {"pair": pair, **_record(found), "alike": matched_pairs(rows, pair, decoder)}
+
+
+def _arm(rows: Sequence[Row], arm: str, decoder: str) -> ArmRecord:
+    values = {key: list(scores_by_seed(rows, arm, decoder, key).values()) for key in ARM_SCORES}
+    means = {key: fmean(found) if found else None for key, found in values.items()}
+    return {
+        "seeds": len(values["miou"]),
+        "miou": means["miou"],
+        "pixel_accuracy": means["pixel_accuracy"],
+        "boundary_miou": means["boundary_miou"],
+        "boundary_mean_f": means["boundary_mean_f"],
+        "deviation": stdev(values["miou"]) if len(values["miou"]) > 1 else None,
+    }
+
+
+def compare_parts(
     rows: Sequence[Row], study: Study, decoder: str, prefix: str
-) -> dict[str, dict[str, Any]]:
-    """Compare the study's `pair` by class ("iou/") or size ("size/"), the prefix of columns.
+) -> dict[str, ComparisonRecord]:
+    """Compare the study's detailed pair by class or by size of object.
 
-    Parts that fewer than `FEWEST_PAIRS` pairs of seeds have are left out.
+    Args:
+        rows: The finished runs.
+        study: The study's config.
+        decoder: One of its decoders.
+        prefix: Of the columns: "iou/" for classes, "size/" for sizes.
+
+    Returns:
+        A comparison for each part that at least `FEWEST_PAIRS` pairs of seeds have.
     """
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
     found = {key: compare_arms(rows, study.pair, decoder, key) for key in keys if study.pair}
     return {
-        key.removeprefix(prefix): asdict(f) for key, f in found.items() if f.pairs >= FEWEST_PAIRS
+        key.removeprefix(prefix): _record(f) for key, f in found.items() if f.pairs >= FEWEST_PAIRS
     }
 
 
-def conclude(
+def _conclude_primary(
     study: Study, decoder: str, found: Comparison, p_value: float | None, tests: int
 ) -> str:
-    """Say what the primary comparison shows, and what it cannot."""
+    """Say what the planned comparison shows, and which differences it could have detected."""
     first, second = study.primary
-    what = f"{first} against {second} under {decoder}: "
     if found.pairs < study.primary_seeds or found.difference is None or p_value is None:
-        so_far = "" if found.difference is None else f", {found.difference:+.2f} points so far"
+        so_far = "" if found.difference is None else f" ({found.difference:+.2f} points so far)"
         return (
-            f"{what}{found.pairs} of {study.primary_seeds} planned pairs of seeds are done"
-            f"{so_far}. The test is made when all are."
+            f"With the {decoder} decoder, {found.pairs} of {study.primary_seeds} planned pairs of "
+            f"{first} and {second} are done{so_far}. The test is made when all are done."
         )
     assert found.interval is not None
     assert found.deviation is not None
+    assert found.p_value is not None
+    assert found.p_wilcoxon is not None
+    several = tests > 1
+    if found.p_value >= _ALPHA:
+        verdict = f"{first} and {second} do not differ significantly"
+        remark = " Any difference inside the interval remains plausible."
+    elif p_value >= _ALPHA:
+        verdict = f"{first} and {second} do not differ significantly after Holm's correction"
+        remark = " The uncorrected p-value is below 0.05."
+    else:
+        verdict = (
+            f"{first} is significantly {'better' if found.difference > 0 else 'worse'} than "
+            f"{second}"
+        )
+        remark = ""
     low, high = found.interval
-    numbers = (
-        f"{found.difference:+.2f} points of mIoU (95 % interval {low:+.2f} to {high:+.2f}, "
-        f"{found.pairs} pairs of seeds, paired t-test p = {found.p_value:.2g}"
-        + (f", {p_value:.2g} after Holm's correction for {tests} tests" if tests > 1 else "")
-        + f"; Wilcoxon p = {found.p_wilcoxon:.2g})"
-    )
-    alpha = _ALPHA / tests  # Holm's strictest step
+    corrected = f", Holm-corrected for {tests} tests p = {p_value:.2g}" * several
+    alpha = _ALPHA / tests  # the strictest level of Holm's method
     least = detectable_difference(found.deviation, found.pairs, alpha)
     needed = pairs_needed(1.0, found.deviation, alpha)
-    spread = (
-        f"With this spread between seeds (standard deviation of the difference "
-        f"{found.deviation:.2f}), {found.pairs} pairs find a true difference of {least:.2f} points "
-        f"with a probability of 80 %{' or more' * (tests > 1)}; a difference of 1 point takes "
-        f"{needed if needed else 'more than 1,000'} pairs"
-        + (
-            f" (each test at 0.05 / {tests}, the strictest that Holm's may be)."
-            if tests > 1
-            else "."
-        )
+    return (
+        f"With the {decoder} decoder, {verdict}: {first} - {second} is {found.difference:+.2f} "
+        f"points of mIoU (95 % CI {low:+.2f} to {high:+.2f}; {found.pairs} pairs of seeds; paired "
+        f"t-test p = {found.p_value:.2g}{corrected}; Wilcoxon signed-rank test "
+        f"p = {found.p_wilcoxon:.2g}).{remark} Power: with this spread (standard deviation of the "
+        f"paired differences {found.deviation:.2f}), {found.pairs} pairs detect a true difference "
+        f"of {least:.2f} points with a probability of {'at least ' * several}80 %; detecting 1 "
+        f"point requires {needed or 'more than 1,000'} pairs"
+        + f" (at a level of 0.05 / {tests}, the strictest of Holm's method)" * several
+        + "."
     )
-    assert found.p_value is not None
-    if found.p_value >= _ALPHA:
-        verdict = (
-            f"no difference shown. {numbers}. Any difference inside the interval remains possible."
-        )
-    elif p_value >= _ALPHA:
-        verdict = f"no difference shown, though p is below 0.05 before the correction. {numbers}."
-    elif found.difference > 0:
-        verdict = f"{first} is better. {numbers}."
-    else:
-        verdict = f"{first} is worse. {numbers}."
-    return f"{what}{verdict} {spread}"
 
 
-def look(
-    decoder: str,
-    arms: Mapping[str, Mapping[str, Any]],
-    others: Sequence[tuple[Sequence[str], Comparison]],
+def _conclude_exploratory(
+    decoder: str, arms: Mapping[str, ArmRecord], others: Sequence[PairRecord]
 ) -> str:
-    """Say what a study shows that planned no comparison."""
-    text = f"Under {decoder} no comparison was planned, so this is to look at, not a test."
+    """Say what a study without a planned comparison shows."""
+    text = (
+        f"Exploratory (with the {decoder} decoder): this study planned no comparison, so nothing "
+        "is tested."
+    )
     seeds = {arm["seeds"] for arm in arms.values()}
     if len(seeds) == 1 and min(seeds) > 1:
-        best = max(arms, key=lambda name: arms[name]["miou"])
-        text += f" The highest mean mIoU is {best}'s, {arms[best]['miou']:.2f}."
+        means = {name: arm["miou"] or 0.0 for name, arm in arms.items()}
+        best = max(means, key=lambda name: means[name])
+        text += f" The highest mean mIoU is that of {best}, {means[best]:.2f}."
     else:
-        text += f" The arms' numbers of seeds so far: {min(seeds)} to {max(seeds)}."
-    apart = [
-        f"{first} - {second} ({found.interval[0]:+.2f} to {found.interval[1]:+.2f})"
-        for (first, second), found in others
-        if found.interval and (found.interval[0] > 0 or found.interval[1] < 0)
+        text += f" Arms have {min(seeds)} to {max(seeds)} seeds so far, so they are not ranked."
+    nonzero = [
+        f"{' - '.join(row['pair'])} ({row['interval'][0]:+.2f} to {row['interval'][1]:+.2f})"
+        for row in others
+        if row["interval"] and (row["interval"][0] > 0 or row["interval"][1] < 0)
     ]
     if others:
-        text += " Comparisons whose interval leaves out zero: " + (", ".join(apart) or "none") + "."
+        text += f" Comparisons whose interval excludes zero: {', '.join(nonzero) or 'none'}."
     return text
