@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import skseg
-from skseg.convert import Conversion
 from skseg.nn.attention import SKAttention
 
 ENCODERS = (
@@ -33,14 +32,14 @@ def randomize_norms(network: nn.Module) -> None:
 
 
 def difference(before: nn.Module, after: nn.Module, images: Tensor) -> float:
-    """The largest of a feature, over its largest value."""
+    """Return the largest difference of a feature, relative to its largest value."""
     with torch.no_grad():
         pairs = zip(before.eval()(images), after.eval()(images), strict=True)
         return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs if a.numel())
 
 
 def attention_gradients(encoder: nn.Module, images: Tensor) -> list[float]:
-    """The largest before and after one step of training."""
+    """Return the largest gradient before and after one step of training."""
     encoder.train()
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.01)
     weights = [m.fc_select.weight for m in encoder.modules() if isinstance(m, SKAttention)]
@@ -54,12 +53,12 @@ def attention_gradients(encoder: nn.Module, images: Tensor) -> list[float]:
 
 
 def row(name: str) -> str:
+    """Convert an encoder and return its row of the table."""
     torch.manual_seed(0)
     encoder = smp.encoders.get_encoder(name, weights=None)
     randomize_norms(encoder)
-    reports: list[Conversion] = []
-    converted = skseg.convert_to_sk(encoder, report=reports.append)
-    (found,) = reports
+    converted = skseg.convert_to_sk(encoder)
+    found = converted.conversion
     images = torch.randn(2, 3, 96, 64)
     single = difference(encoder, converted, images)
     first, second = attention_gradients(converted.double(), images.double())

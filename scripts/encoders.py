@@ -2,10 +2,10 @@
 
 import segmentation_models_pytorch as smp
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import skseg
 from skseg.encoders import HUB_IDS
+from skseg.nn.inspect import multiply_adds
 
 # Top-1 accuracy on ImageNet-1k at 224 pixels, %, as published; of timm for the weights beside it.
 TOP1 = {
@@ -21,12 +21,6 @@ TOP1 = {
     "sk_resnet101": "78.79 (PytorchInsight)",
 }
 FILES = ("sk_resnet50", "sk_resnet101")
-
-
-def multiply_adds(model: torch.nn.Module) -> int:
-    with FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, 224, 224))
-    return counter.get_total_flops() // 2
 
 
 def main() -> None:

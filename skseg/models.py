@@ -1,7 +1,6 @@
 """Segmentation models: any encoder under any convolutional decoder of smp."""
 
 import inspect
-from collections.abc import Callable
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import nn
 
-from skseg.convert import Conversion, convert_to_sk
+from skseg.convert import convert_to_sk
 from skseg.encoders import (  # and registers the encoders
     HUB_IDS,
     LITE_ENCODERS,
@@ -71,7 +70,6 @@ def build_model(
     encoder_depth: int | None = None,
     encoder_output_stride: int | None = None,
     sk: SKSettings | None = None,
-    report: Callable[[Conversion], object] | None = None,
     **decoder: Any,
 ) -> nn.Module:
     """Build an smp segmentation model whose logits have the input's size.
@@ -87,8 +85,8 @@ def build_model(
         encoder_depth: number of encoder stages, 3 to 5; smp's default when None.
         encoder_output_stride: stride of the last stage, 8, 16 or 32; smp's default when None.
         sk: settings of the encoder's SK units; one without them is converted, see
-            `convert_to_sk`. When None the encoder is as it is.
-        report: called with what a conversion did.
+            `convert_to_sk`, and the model has its report as `conversion`. When None the encoder is
+            as it is.
         **decoder: further arguments of the smp class, such as ``decoder_channels``.
 
     Returns:
@@ -157,7 +155,7 @@ def build_model(
         load_lite_weights(model.get_submodule("encoder"), encoder_name)
     if sk is not None:
         try:
-            model = convert_to_sk(model, report=report, **asdict(sk))
+            model = convert_to_sk(model, **asdict(sk))
         except UserError as error:
             raise UserError(f"model.sk with {encoder_name}: {error}") from error
     return model

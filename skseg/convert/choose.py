@@ -1,16 +1,16 @@
-"""Which convolutions of an encoder a conversion takes, and why not the others."""
+"""Which convolutions of an encoder a conversion replaces, and why not the others."""
 
 import math
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from timm.layers import SelectiveKernel
 from torch import Tensor, nn
 
-from skseg.convert.trace import Chain, has_hooks
+from skseg.convert.trace import Chain
 from skseg.encoders.settings import SKSettings
 from skseg.encoders.stages import encoder_stages
-from skseg.errors import UserError
+from skseg.errors import UserError, near_names
+from skseg.nn.dispatch import has_hooks
 
 
 def choose_chains(
@@ -18,18 +18,28 @@ def choose_chains(
     image: Tensor,
     chains: dict[str, Chain],
     settings: SKSettings,
-    left: dict[str, str],
-) -> list[Chain]:
-    """Choose what to convert; enter into `left` why each other spatial convolution is not."""
+) -> tuple[list[Chain], dict[str, str]]:
+    """Choose what to convert.
+
+    Args:
+        encoder: The network.
+        image: [B, C, H, W], an input of it.
+        chains: Of its convolutions, as `trace` returns them.
+        settings: The user's choice.
+
+    Returns:
+        The chains to convert, and the reason, by name, why each other spatial convolution is left.
+
+    Raises:
+        UserError: A name or a stage in the settings does not exist.
+    """
     stages = _stages(encoder, image, chains)
     patterns = settings.modules
     if patterns is not None:
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in chains):
-                near = get_close_matches(pattern, list(chains), n=3)
                 raise UserError(
-                    f"modules: no convolution is called {pattern!r}"
-                    f"{'; near: ' + ', '.join(near) if near else ''}"
+                    f"modules: no convolution is called {pattern!r}{near_names(pattern, chains)}"
                 )
     if settings.stages is not None:
         present = sorted(set(stages.values()))
@@ -41,6 +51,7 @@ def choose_chains(
     kernels = [m for m in encoder.modules() if isinstance(m, SelectiveKernel)]
     inside = {id(module) for kernel in kernels for module in kernel.modules()}
     chosen: list[Chain] = []
+    left: dict[str, str] = {}
     for name, chain in chains.items():
         conv = encoder.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -49,7 +60,7 @@ def choose_chains(
             continue
         reason = _why_impossible(conv, chain)
         if reason is None and id(conv) in inside:
-            reason = "of a selective kernel already"
+            reason = "part of a selective kernel already"
         if reason is None and patterns is not None and not named:
             reason = "not in modules"
         if reason is None and settings.stages is not None and stages[name] not in settings.stages:
@@ -60,7 +71,7 @@ def choose_chains(
             chosen.append(chain)
         else:
             left[name] = reason
-    return chosen
+    return chosen, left
 
 
 def _why_impossible(conv: nn.Conv2d, chain: Chain) -> str | None:
@@ -85,10 +96,10 @@ def _why_not_by_default(
 
 
 def _stages(encoder: nn.Module, image: Tensor, chains: dict[str, Chain]) -> dict[str, int]:
-    """The stage of each convolution that runs, counted from 1.
+    """Return the stage of each convolution that runs, counted from 1.
 
-    Those of an smp encoder are told by its features, even if dilated; those of another network
-    by the stride of the convolution's output.
+    The features of an smp encoder tell its stages, even if it is dilated. In another network the
+    stride of the convolution's output tells them.
     """
     if hasattr(encoder, "output_stride"):
         by_parameter = encoder_stages(encoder, image)

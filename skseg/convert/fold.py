@@ -1,26 +1,52 @@
 """A trained network made faster for inference, with the same outputs."""
 
 import copy
+import warnings
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_weights
 
-from skseg.errors import UserError
+from skseg.convert.trace import Trace, find_example, run, trace
+from skseg.nn import dispatch
 from skseg.nn.attention import FuseRunningNorm, pooled_sum, weighted_sum
+from skseg.nn.blocks import paths_of
 from skseg.nn.kernels import ops as kernels
-from skseg.nn.kernels.autograd import fits_convolutions, fits_kernels, paths_of
 from skseg.nn.sk import SKConv2d
 
 _TOLERANCE = 1e-9  # of the largest output, in float64
-_SIDES = (64, 256)  # pixels of the images tried; PAN needs the larger
+
+
+@dataclass
+class Folding:
+    """What `optimize_for_inference` did to a network.
+
+    Attributes:
+        folded: The convolution that each batch norm was folded into, by the norm's name.
+        left: Why each other batch norm was not folded, by its name.
+        units: Names of the SK units that run on the kernels for inference, since their norms are
+            all folded.
+        difference: The largest difference of an output, relative to the largest output, in float64.
+    """
+
+    folded: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    units: list[str] = field(default_factory=list)
+    difference: float = 0.0
+
+    def __str__(self) -> str:
+        """Summarize in a few lines."""
+        lines = [f"folded {len(self.folded)} batch norms; {len(self.left)} left"]
+        lines += [f"  left: {name} ({reason})" for name, reason in self.left.items()]
+        return "\n".join(lines)
 
 
 class FoldedSKConv2d(nn.Module):
-    """An SK unit in evaluation whose norms are folded into its convolutions.
+    """An SK unit for inference, whose norms are folded into its convolutions.
 
     Args:
-        unit: an SK unit with attention, whose convolutions have biases and whose norms are gone.
+        unit: An SK unit with attention, whose convolutions have biases and whose norms are gone.
     """
 
     biases: Tensor
@@ -41,22 +67,22 @@ class FoldedSKConv2d(nn.Module):
                 )
                 self.attn.bn = nn.Identity()
         self.split_input, self.pool_window = unit.split_input, unit.pool_window
-        self.fits_kernels = fits_kernels(unit)
-        convs = [path.conv for path in paths_of(unit)]
-        self.has_conv = self.fits_kernels and kernels.take(convs[0]) and fits_convolutions(convs)
-        self.dilations = [conv.dilation[0] for conv in convs]
+        convs = [path.conv for path in paths_of(self)]
+        self.compiled = dispatch.has_kernels(self, paths_of(self)) and (
+            dispatch.has_own_convolutions(convs)
+        )
         biases = torch.stack([conv.bias.detach() for conv in convs if conv.bias is not None])
         self.register_buffer("biases", biases, persistent=False)
         self.register_buffer("ones", torch.ones_like(biases), persistent=False)
-        packed = [kernels.pack(conv.weight) for conv in convs] if self.has_conv else []
+        packed = [kernels.pack(conv.weight) for conv in convs] if self.compiled else []
         self.register_buffer("packed", torch.stack(packed or [biases]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, ceil(H / stride), ceil(W / stride)]."""
-        # TorchScript reads nested conditions only, so not one `if`.
-        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
-            if self.fits_kernels and self._fits(x):
-                return self._on_kernels(x)
+        if not torch.jit.is_scripting():
+            fast = self._on_kernels(x)
+            if fast is not None:
+                return fast
         maps: list[Tensor] = []
         inputs = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
         for i, path in enumerate(self.paths):
@@ -66,154 +92,137 @@ class FoldedSKConv2d(nn.Module):
         return out
 
     @torch.jit.unused
-    def _fits(self, x: Tensor) -> bool:
-        return kernels.fits(x, paths_of(self)[0].conv) and not torch.is_autocast_enabled("cpu")
-
-    @torch.jit.unused
-    def _on_kernels(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        if self.has_conv:  # bias, ReLU and pooling on the convolutions' way
-            maps, _, pooled = kernels.conv(
-                x, [*self.packed], self.dilations, [*self.biases], relu=True
-            )
-            return kernels.select(maps, self.attn(pooled).contiguous(), in_place=True)
-        # torch's convolutions; bias and ReLU wait for the passes that read the maps anyway
-        maps = [
-            torch.conv2d(x, c.weight, None, c.stride, c.padding, c.dilation, c.groups)
-            for c in [path.conv for path in paths_of(self)]
-        ]
-        maps = [m.contiguous(memory_format=torch.channels_last) for m in maps]
-        attention = self.attn(kernels.pool(maps, self.ones, self.biases)).contiguous()
-        return kernels.select(maps, attention, self.ones, self.biases, in_place=True)
+    def _on_kernels(self, x: Tensor) -> Tensor | None:
+        return dispatch.run_folded(self, paths_of(self), x)
 
 
 def optimize_for_inference(model: nn.Module, example: Tensor | None = None) -> nn.Module:
-    """Copy a network for inference: norms folded into convolutions, channels last.
+    """Copy a network for inference: batch norms folded into convolutions, channels last.
 
-    A batch norm is folded into a convolution where a trial run shows that it takes the
-    convolution's output, and the copy is returned only if it gives the model's outputs in float64,
-    so any network with :class:`skseg.nn.SKConv2d`, an encoder or a whole smp model may be given.
-    Attention is still read with :func:`skseg.nn.record_attention`.
+    A norm is folded if a trial run shows that its input is the output of one convolution, which
+    nothing else uses, and that both run once. Then the outputs of the copy are compared with the
+    model's in float64. If they differ, nothing is folded. The copy has the attribute `folding`, a
+    :class:`Folding`, which names each norm that was left and the reason. A warning says so if
+    nothing was folded although batch norms run.
+
+    Attention is still recorded by :func:`skseg.nn.record_attention`.
 
     Args:
-        model: the network; left as it is.
-        example: an input to try, [B, C, H, W]; random images when None.
+        model: Any network: one with :class:`skseg.nn.SKConv2d`, an encoder or a whole smp model.
+            It is not changed.
+        example: An input to try, [B, C, H, W]; random images if None.
 
     Returns:
         The copy, in evaluation mode, without gradients, on the model's device.
 
     Raises:
-        UserError: the model takes no images of 64 or 256 pixels, and there is no example.
+        UserError: There is no example, and the model accepts no images of 64 or 256 pixels.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+        >>> fast = optimize_for_inference(model)
+        >>> fast
+        Sequential(
+          (0): Conv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))
+          (1): Identity()
+          (2): ReLU()
+        )
+        >>> fast.folding.folded
+        {'1': '0'}
     """
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     copied = copy.deepcopy(model).eval().requires_grad_(False).double()
     example = find_example(copied) if example is None else example
-    folded = copy.deepcopy(copied)
-    for conv_name, norm_name in _find_pairs(folded, example):
+    device = next((p.device for p in copied.parameters()), torch.device("cpu"))
+    seen = trace(copied, example.to(device, torch.float64))
+
+    folding = _plan(copied, seen)
+    folded = _fold(copied, folding)
+    folding.difference = _difference(run(copied, example), run(folded, example))
+    if not folding.difference <= _TOLERANCE:  # NaN is a difference, too
+        reason = f"folding changed the outputs, by {folding.difference:.1e} of the largest"
+        folding = Folding(left=dict.fromkeys(_batch_norms(copied), reason))
+        folded = copied
+    if not folding.folded and any(seen.calls[name] for name in folding.left):
+        warnings.warn(f"{type(model).__name__}: no batch norm was folded. {folding}", stacklevel=2)
+
+    folded = folded.to(dtype).to(memory_format=torch.channels_last)
+    folded = _replace_units(folded, folding)
+    vars(folded)["folding"] = folding  # nn.Module's own attributes are tensors and modules
+    return folded
+
+
+def _batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+def _plan(model: nn.Module, seen: Trace) -> Folding:
+    """Choose the norms to fold; say why each other one is left."""
+    folding = Folding()
+    conv_of = {c.norm: c.conv for c in seen.chains.values() if c.norm is not None}
+    for name, norm in _batch_norms(model).items():
+        reason = _why_not(model, name, norm, seen, conv_of.get(name))
+        if reason is None:
+            folding.folded[name] = conv_of[name]
+        else:
+            folding.left[name] = reason
+    return folding
+
+
+def _why_not(
+    model: nn.Module, name: str, norm: nn.Module, seen: Trace, conv_name: str | None
+) -> str | None:
+    if seen.calls[name] == 0:
+        return "never runs"
+    if seen.calls[name] > 1:
+        return f"runs {seen.calls[name]} times"
+    if conv_name is None:
+        return "its input is not the output of one convolution that nothing else uses"
+    if type(norm) is not nn.BatchNorm2d:
+        return f"is a {type(norm).__name__}"
+    conv = model.get_submodule(conv_name)
+    if type(conv) is not nn.Conv2d:
+        return f"follows a {type(conv).__name__}"
+    return "has no running statistics" if norm.running_mean is None else None
+
+
+def _fold(model: nn.Module, folding: Folding) -> nn.Module:
+    """Copy a network with the chosen norms folded."""
+    folded = copy.deepcopy(model)
+    for norm_name, conv_name in folding.folded.items():
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         folded.set_submodule(norm_name, nn.Identity())
-    before, after = run(copied, example), run(folded, example)
-    same = all(
-        a.numel() == 0 or (a - b).abs().max() <= _TOLERANCE * a.abs().max()
+    return folded
+
+
+def _difference(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the largest difference of an output, relative to its largest value."""
+    differences = [
+        (a - b).abs().max() / a.abs().max().clamp(min=1e-300)
         for a, b in zip(before, after, strict=True)
-    )
-    chosen = (folded if same else copied).to(dtype).to(memory_format=torch.channels_last)
-    return _fold_units(chosen)
-
-
-def _find_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Find the names of convolutions and the batch norms that take their outputs.
-
-    Each of a pair runs once, and the norm's input is the very tensor the convolution returned.
-    """
-    outputs: dict[int, tuple[str, Tensor]] = {}  # by identity; the tensor is kept alive
-    calls: dict[str, int] = {}
-    pairs: list[tuple[str, str]] = []
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def after_conv(_module: nn.Module, _args: object, output: Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            outputs[id(output)] = (name, output)
-
-        def before_norm(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if id(args[0]) in outputs:
-                pairs.append((outputs[id(args[0])][0], name))
-
-        if type(module) is nn.Conv2d:
-            return module.register_forward_hook(after_conv)
-        return module.register_forward_pre_hook(before_norm)
-
-    handles = [
-        watch(name, module)
-        for name, module in model.named_modules()
-        if type(module) in (nn.Conv2d, nn.BatchNorm2d)
+        if a.numel()
     ]
-    run(model, example)
-    for handle in handles:
-        handle.remove()
-    return [(c, n) for c, n in pairs if calls[c] == calls[n] == 1 and _has_statistics(model, n)]
+    return float(torch.stack(differences).max()) if differences else 0.0
 
 
-def _has_statistics(model: nn.Module, norm_name: str) -> bool:
-    return model.get_submodule(norm_name).running_mean is not None
-
-
-def _fold_units(model: nn.Module) -> nn.Module:
-    """Replace the SK units whose norms are all folded."""
-
-    def is_folded(module: nn.Module) -> bool:
-        return (
-            isinstance(module, SKConv2d)
-            and module.attn is not None
-            and all(
-                type(p.bn) is nn.Identity
-                and isinstance(p.conv, nn.Conv2d)
-                and p.conv.bias is not None
-                for p in paths_of(module)
-            )
-        )
-
-    names = [name for name, module in model.named_modules() if is_folded(module)]
-    for name in names:
-        unit = model.get_submodule(name)
-        assert isinstance(unit, SKConv2d)
+def _replace_units(model: nn.Module, folding: Folding) -> nn.Module:
+    """Replace the SK units whose norms are all folded; enter their names in the report."""
+    for name, unit in [*model.named_modules()]:
+        if not isinstance(unit, SKConv2d) or unit.attn is None:
+            continue
+        if not all(
+            type(path.bn) is nn.Identity
+            and isinstance(path.conv, nn.Conv2d)
+            and path.conv.bias is not None
+            for path in paths_of(unit)
+        ):
+            continue
+        folding.units.append(name)
         if not name:
             return FoldedSKConv2d(unit)
         model.set_submodule(name, FoldedSKConv2d(unit))
     return model
-
-
-def find_example(model: nn.Module) -> Tensor:
-    """Return a random image that a float64 network takes: [1, C, 64, 64], or of 256 pixels.
-
-    Raises:
-        UserError: it takes neither.
-    """
-    first = next((m for m in model.modules() if isinstance(m, SKConv2d | nn.Conv2d)), None)
-    channels = 3 if first is None else first.in_channels
-    failure: Exception | None = None
-    for side in _SIDES:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(1, channels, side, side, generator=generator)
-        try:
-            run(model, images)
-        except RuntimeError as error:
-            failure = error
-        else:
-            return images
-    raise UserError(
-        f"{type(model).__name__} takes no {channels}-channel images of "
-        f"{' or '.join(map(str, _SIDES))} pixels ({failure}); give an example input"
-    )
-
-
-@torch.no_grad()
-def run(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Run a float64 model on its own device; return its outputs as a list."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    out = model(images.to(device, torch.float64))
-    return [out] if isinstance(out, Tensor) else list(out)

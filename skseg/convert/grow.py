@@ -1,4 +1,4 @@
-"""An SK unit that starts as the convolution it takes the place of."""
+"""An SK unit that starts as the convolution that it replaces."""
 
 import copy
 import math
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from skseg.convert.trace import Chain
 from skseg.encoders.settings import SKSettings
 from skseg.nn import Branch, SKConv2d
-from skseg.nn.kernels.autograd import paths_of
+from skseg.nn.blocks import paths_of
 
 TRUE_KERNELS = ([3, 1], [5, 1])
-"""The branches of a conversion, for a 3x3; those of a k x k convolution are k - 3 larger."""
+"""The default branches for a 3x3 convolution; for a k x k one the kernels are k - 3 larger."""
 
 _TOLERANCE = 1e-9  # of the largest output, in float64
 
@@ -24,11 +24,11 @@ _TOLERANCE = 1e-9  # of the largest output, in float64
 class WidenedConv2d(nn.Module):
     """A convolution and, added to it, a larger depthwise one that starts at zero.
 
-    It sees as far as one larger kernel, of many fewer parameters.
+    It spans as many pixels as one larger kernel, with many fewer parameters.
 
     Args:
-        conv: the convolution.
-        kernel_size: side of the depthwise kernel, larger than that of `conv` by an even number.
+        conv: The convolution.
+        kernel_size: Side of the depthwise kernel, larger than that of `conv` by an even number.
     """
 
     def __init__(self, conv: nn.Conv2d, kernel_size: int) -> None:
@@ -49,14 +49,14 @@ class WidenedConv2d(nn.Module):
 
 
 def branches_of(settings: SKSettings) -> Sequence[Sequence[int]]:
-    """Return the branches of a 3x3's unit, [kernel size, dilation], the last optional."""
+    """Return the branches for a 3x3 convolution: [kernel size, dilation], the last optional."""
     if settings.branches is None:
         return TRUE_KERNELS
     return settings.branches
 
 
 def make_unit(encoder: nn.Module, chain: Chain, settings: SKSettings) -> SKConv2d:
-    """Build the unit of a chain with the chain's weights, norm statistics, mode and device."""
+    """Build the unit of a chain, with the chain's weights, norm statistics, mode and device."""
     conv = encoder.get_submodule(chain.conv)
     assert isinstance(conv, nn.Conv2d)
     norm: nn.Module = nn.Identity()
@@ -90,7 +90,7 @@ def make_unit(encoder: nn.Module, chain: Chain, settings: SKSettings) -> SKConv2
 
 
 def _split(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The norm and the activation of a timm norm that has both; other norms as they are."""
+    """Return the norm and the activation of a timm norm that has both; leave other norms alone."""
     if not isinstance(norm, BatchNormAct2d):
         return norm, nn.Identity()
     plain = nn.BatchNorm2d(
@@ -103,7 +103,7 @@ def _split(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def _grow(conv: nn.Conv2d, branch: Branch) -> nn.Conv2d:
-    """Copy a convolution with a kernel that starts as the old one amid zeros, centred alike."""
+    """Copy a convolution with a larger kernel: the old one surrounded by zeros, same center."""
     grown = copy.deepcopy(conv)
     old = conv.kernel_size[0]
     border = (branch.kernel_size - old) // 2
@@ -113,7 +113,7 @@ def _grow(conv: nn.Conv2d, branch: Branch) -> nn.Conv2d:
     grown.kernel_size = (branch.kernel_size, branch.kernel_size)
     grown.dilation = (conv.dilation[0] * branch.dilation, conv.dilation[1] * branch.dilation)
     given = (0, 0) if conv.padding == "valid" else conv.padding
-    if not isinstance(conv, Conv2dSame) and not isinstance(given, str):  # those see to it
+    if not isinstance(conv, Conv2dSame) and not isinstance(given, str):  # those pad by themselves
         vertical, horizontal = (
             padding + branch.kernel_size // 2 * new - old // 2 * dilation
             for padding, new, dilation in zip(given, grown.dilation, conv.dilation, strict=True)
@@ -124,10 +124,10 @@ def _grow(conv: nn.Conv2d, branch: Branch) -> nn.Conv2d:
 
 @torch.no_grad()
 def convolves_alike(conv: nn.Module, unit: SKConv2d, settings: SKSettings) -> bool:
-    """Whether the undilated branches convolve as before, and all give outputs of that size.
+    """Whether the undilated branches convolve as before, and all outputs have the old size.
 
-    Tried on even and odd sizes: TensorFlow's padding depends on them, and so might that of a kind
-    of convolution unknown here; others standardise their weights.
+    Tried on even and odd sizes, on which TensorFlow's padding depends, and perhaps that of a kind
+    of convolution unknown here. Other kinds standardize their weights.
     """
     assert isinstance(conv, nn.Conv2d)
     old = copy.deepcopy(conv).double()

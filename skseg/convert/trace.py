@@ -1,4 +1,4 @@
-"""What a convolution's output goes through, observed in a run of the network."""
+"""Which norm and activation belong to a convolution, observed in a run of the network."""
 
 import copy
 from collections import Counter
@@ -14,18 +14,26 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from skseg.errors import UserError
+from skseg.nn import SKConv2d
+from skseg.nn.dispatch import has_hooks
+
+_SIDES = (64, 256)  # pixels of the images tried; PAN needs the larger
+
 
 @dataclass
 class Chain:
-    """A convolution as it was seen to run, and what belongs to it alone.
+    """A convolution as it was seen to run, and the modules that belong to it alone.
 
     Attributes:
-        conv: its name in the network.
-        calls: how often it ran.
-        side: height of its output, in pixels.
-        norm: name of the batch norm that alone takes its output; None if there is none.
-        act: name of the activation that alone takes the norm's output, or without a norm the
-            convolution's, and runs once; None if there is none, or if it is part of the norm.
+        conv: Its name in the network.
+        calls: How often it ran.
+        side: Height of its output, in pixels.
+        norm: Name of the batch norm whose input is the convolution's output, which nothing else
+            uses, and which runs once; None if there is none.
+        act: Name of the activation whose input is the norm's output, or without a norm the
+            convolution's, which nothing else uses, and which runs once; None if there is none, or
+            if it is part of the norm.
     """
 
     conv: str
@@ -37,7 +45,7 @@ class Chain:
 
 @dataclass
 class _Run:
-    """What was seen in one run: tensors by identity, kept alive so that identities last."""
+    """What was seen in one run: tensors by identity, kept alive so that identities stay unique."""
 
     tensors: dict[int, Tensor] = field(default_factory=dict)
     uses: Counter[int] = field(default_factory=Counter)
@@ -47,7 +55,7 @@ class _Run:
 
 
 class _CountUses(TorchFunctionMode):
-    """Counts the functions that make tensors from the outputs of convolutions and norms.
+    """Count the functions that compute tensors from the outputs of convolutions and norms.
 
     Hooks would miss what is no module, such as the sum of a skip connection.
     """
@@ -82,17 +90,25 @@ def is_activation(module: nn.Module) -> bool:
     return home == "torch.nn.modules.activation" or home.startswith("timm.layers.activations")
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether someone listens to a module, who would not hear its successor."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+@dataclass
+class Trace:
+    """What one run of a network showed.
+
+    Attributes:
+        chains: Of each convolution, by its name.
+        calls: How often each convolution, batch norm and activation ran, by its name.
+    """
+
+    chains: dict[str, Chain]
+    calls: Counter[str]
 
 
-def trace_chains(network: nn.Module, image: Tensor) -> dict[str, Chain]:
-    """Run a network once; return each convolution's chain by name.
+def trace(network: nn.Module, image: Tensor) -> Trace:
+    """Run a network once and see which norm and activation belong to each convolution.
 
     Args:
-        network: left as it is; its copy runs in eval mode.
-        image: [B, C, H, W], one that the network takes.
+        network: Not changed; a copy of it runs, in eval mode.
+        image: [B, C, H, W], an input of the network.
     """
     copied = copy.deepcopy(network).eval()
     for module in copied.modules():
@@ -117,19 +133,19 @@ def trace_chains(network: nn.Module, image: Tensor) -> dict[str, Chain]:
         for name, module in copied.named_modules()
         if isinstance(module, nn.Conv2d) or is_norm(module) or is_activation(module)
     }
-    silent = {name for name, module in watched.items() if not has_hooks(module)}
+    unhooked = {name for name, module in watched.items() if not has_hooks(module)}
     handles = [handle for name, module in watched.items() for handle in watch(name, module)]
     with torch.no_grad(), _CountUses(run):
         out = copied(image)
     for handle in handles:
         handle.remove()
-    run.uses.update(_known(out, run))  # a feature that is handed out is used, too
+    run.uses.update(_known(out, run))  # returning a feature uses it, too
 
-    def only_taker(name: str, kind: Callable[[nn.Module], bool]) -> str | None:
+    def only_user(name: str, kind: Callable[[nn.Module], bool]) -> str | None:
         output = run.outputs[name]
         found = [n for n, x in run.inputs.items() if id(x) == output and kind(watched[n])]
         if run.uses[output] == 1 and len(found) == 1 and run.calls[found[0]] == 1:
-            return found[0] if found[0] in silent else None
+            return found[0] if found[0] in unhooked else None
         return None
 
     chains: dict[str, Chain] = {}
@@ -140,8 +156,40 @@ def trace_chains(network: nn.Module, image: Tensor) -> dict[str, Chain]:
         if chain.calls != 1:
             continue
         chain.side = run.tensors[run.outputs[name]].shape[-2]
-        chain.norm = only_taker(name, is_norm)
+        chain.norm = only_user(name, is_norm)
         last = name if chain.norm is None else chain.norm
         if not isinstance(watched[last], BatchNormAct2d):
-            chain.act = only_taker(last, is_activation)
-    return chains
+            chain.act = only_user(last, is_activation)
+    return Trace(chains, run.calls)
+
+
+def find_example(model: nn.Module) -> Tensor:
+    """Return a random image that a float64 network accepts: [1, C, 64, 64], or of 256 pixels.
+
+    Raises:
+        UserError: The network accepts neither.
+    """
+    first = next((m for m in model.modules() if isinstance(m, SKConv2d | nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
+    failure: Exception | None = None
+    for side in _SIDES:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(1, channels, side, side, generator=generator)
+        try:
+            run(model, images)
+        except RuntimeError as error:
+            failure = error
+        else:
+            return images
+    raise UserError(
+        f"{type(model).__name__} does not accept {channels}-channel images of "
+        f"{' or '.join(map(str, _SIDES))} pixels ({failure}); pass an example input"
+    )
+
+
+@torch.no_grad()
+def run(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Run a float64 model on its own device and return its outputs as a list."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    out = model(images.to(device, torch.float64))
+    return [out] if isinstance(out, Tensor) else list(out)

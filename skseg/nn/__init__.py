@@ -1,18 +1,18 @@
-"""The selective-kernel operator and its fast paths."""
+"""The selective-kernel convolution, its attention, and its fast paths."""
 
 from skseg.nn.attention import FuseNorm, fix_attention, record_attention
 from skseg.nn.inspect import Unit, attention_units
 from skseg.nn.sk import (
-    ARTICLE_BRANCHES,
     PAPER_BRANCHES,
+    TOY_BRANCHES,
     Branch,
     Select,
     SKConv2d,
 )
 
 __all__ = [
-    "ARTICLE_BRANCHES",
     "PAPER_BRANCHES",
+    "TOY_BRANCHES",
     "Branch",
     "FuseNorm",
     "SKConv2d",

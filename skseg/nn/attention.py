@@ -1,4 +1,4 @@
-"""Fuse and Select: how an SK unit weighs its branches, and ways to read and to fix the weights."""
+"""Fuse and Select: how an SK unit weighs its branches; and how to record and fix the weights."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,29 +14,36 @@ FuseNorm = Literal["batch", "running", "layer", "none"]
 
 
 class FuseBatchNorm(nn.BatchNorm1d):
-    """Batch norm of pooled vectors [B, d] that explains why it cannot train on a single one."""
+    """Batch norm of pooled vectors [B, d] whose error says why it cannot train on a single one."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.shape[0] == 1:
             raise UserError(
-                "the batch norm inside an SK unit's Fuse sees one vector an image and cannot "
-                "train on a single image: use a batch of two or more, fuse_norm='running', or "
-                "eval mode"
+                "the batch norm inside an SK unit's Fuse has one vector for each image, so it "
+                "cannot train on a single image: use a batch of two or more images, "
+                "fuse_norm='running', or eval mode"
             )
 
 
 class FuseRunningNorm(nn.Module):
-    """Batch norm of pooled vectors [B, d] by its running statistics, in training too.
+    """Batch norm of pooled vectors [B, d] that uses its running statistics in training, too.
 
-    So a network trains as it is used, a batch of one is enough, and what an image's vector is does
-    not depend on the others of its batch; but unlike a layer norm it takes away what all images
-    have in common, and leaves how they differ. The statistics are those of all vectors so far,
-    and from 1 / `momentum` batches on those of exponentially weighted batches. They have no
-    gradient, and hold the present batch, which bounds the mean of what it is mapped to to
-    sqrt(1 / `momentum` - 1).
+    A network is then trained as it is used, a batch of one image is enough, and the result for an
+    image depends little on the rest of its batch. Unlike a layer norm, it removes what all images
+    have in common and keeps how they differ.
 
-    Parameters and buffers are those of `nn.BatchNorm1d`, but converters to synchronised batch norms
-    are to leave it: over several processes the statistics are the first one's.
+    The statistics are a cumulative average for the first 1 / `momentum` batches, then an
+    exponential one. They have no gradient. They include the current batch, so the mean of a
+    normalized batch is at most sqrt(1 / `momentum` - 1).
+
+    Parameters and buffers have the names of `nn.BatchNorm1d`, but it is not a subclass, so that
+    `nn.SyncBatchNorm.convert_sync_batchnorm` leaves it alone: with several processes the statistics
+    are those of the first.
+
+    Args:
+        num_features: Length d of the vectors.
+        eps: Added to the variance.
+        momentum: The least share of a batch in the running statistics.
     """
 
     running_mean: Tensor
@@ -63,24 +70,24 @@ class FuseRunningNorm(nn.Module):
         self.num_batches_tracked += 1
         share = (1 / self.num_batches_tracked).clamp(min=self.momentum).to(x)
         change = x.mean(0) - self.running_mean
-        # Of the old vectors and the new ones together, so that a batch of one has a variance too.
+        # The variance of old and new vectors together, so that a batch of one has one, too.
         var = torch.lerp(self.running_var, x.var(0, correction=0), share)
         self.running_var.copy_(var + share * (1 - share) * change.square())
         self.running_mean += share * change
 
 
 class SKAttention(nn.Module):
-    """Fuse and the softmax of Select: pooled features in, a weight for each branch out.
+    """Fuse, and the softmax of Select: from pooled features to a weight for each branch.
 
     Args:
-        channels: channels C of the branches.
-        branches: number of branches M.
-        width: width d of the compact feature z.
-        norm: norm of z: "batch" as in the paper, "running" for the same by its running statistics,
-            "layer", or "none". A batch norm here sees one vector an image, so few samples when
-            batches are small.
-        act: whether a ReLU follows the norm, as in the paper.
-        bias: whether both linear layers have a bias (the paper's have none).
+        channels: Channels C of the branches.
+        branches: Number of branches M.
+        width: Width d of the compact feature z.
+        norm: Norm of z: "batch" as in the paper; "running", a batch norm that uses its running
+            statistics in training, too; "layer"; or "none". A batch norm has one vector for each
+            image here, so few samples in small batches.
+        act: Whether a ReLU follows the norm, as in the paper.
+        bias: Whether both linear layers have a bias (the paper's have none).
     """
 
     def __init__(
@@ -100,7 +107,7 @@ class SKAttention(nn.Module):
             "none": nn.Identity,
         }
         if norm not in norms:
-            raise UserError(f"fuse_norm is one of {', '.join(norms)}, got {norm!r}")
+            raise UserError(f"fuse_norm must be one of {', '.join(norms)}, got {norm!r}")
         self.branches = branches
         self.fc_reduce = nn.Linear(channels, width, bias=bias)
         self.bn = norms[norm](width)
@@ -109,17 +116,17 @@ class SKAttention(nn.Module):
         self.fc_select = nn.Linear(width, branches * channels, bias=bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Weigh the branches.
+        """Compute the weights of the branches.
 
         Args:
-            pooled: [B, C], the mean over the image of the sum of all branches; or the means over
-                h x w windows of it, [B, C, h, w], each of which is weighed by itself.
+            pooled: [B, C], the mean over the image of the sum of all branches; or [B, C, h, w], the
+                means over h x w windows, each of which has weights of its own.
 
         Returns:
-            [B, M, C] or [B, M, C, h, w], positive, sums to 1 over the branches.
+            [B, M, C] or [B, M, C, h, w], positive, with sum 1 over the branches.
 
         Raises:
-            UserError: a batch norm is to train on one image, one value a channel.
+            UserError: A batch norm cannot train on one image.
         """
         if pooled.dim() == 4:
             batch, channels, height, width = pooled.shape
@@ -135,10 +142,15 @@ class SKAttention(nn.Module):
 
 
 def pooled_sum(maps: list[Tensor], window: int | None = None) -> Tensor:
-    """Average the sum of maps [B, C, H, W] over the image, [B, C].
+    """Average the sum of maps [B, C, H, W] over the image.
 
-    With a `window`, in pixels, over squares of that side from the top left: [B, C, h, w], where
-    those at the right and bottom average what they have.
+    Args:
+        maps: One for each branch.
+        window: If given, average over squares of that many pixels a side instead, from the top
+            left. Squares at the right and bottom average the pixels that they have.
+
+    Returns:
+        [B, C], or [B, C, h, w] with a window.
     """
     if window is not None:
         total = maps[0]
@@ -153,10 +165,16 @@ def pooled_sum(maps: list[Tensor], window: int | None = None) -> Tensor:
 
 
 def weighted_sum(maps: list[Tensor], attention: Tensor, window: int | None = None) -> Tensor:
-    """Sum M maps [B, C, H, W] with weights that sum to 1 over the maps.
+    """Sum maps [B, C, H, W] with weights whose sum over the maps is 1.
 
-    The weights are [B, M, C]; or of `pooled_sum`'s windows, [B, M, C, h, w], and then bilinear
-    between the windows' centres.
+    Args:
+        maps: One for each of M branches.
+        attention: The weights, [B, M, C]; or [B, M, C, h, w], those of the windows of `pooled_sum`,
+            which are interpolated bilinearly between the centers of windows.
+        window: Side of the windows, in pixels.
+
+    Returns:
+        [B, C, H, W].
     """
     if window is None:
         weights = attention[:, :, :, None, None]
@@ -173,7 +191,7 @@ def weighted_sum(maps: list[Tensor], attention: Tensor, window: int | None = Non
 def _between_windows(attention: Tensor, window: int, height: int, width: int) -> Tensor:
     """Interpolate weights [B, M, C, h, w] of windows to pixels [B, M, C, height, width]."""
     rows, columns = attention.shape[3], attention.shape[4]
-    # To whole windows first, so that their centres stay where they are.
+    # To whole windows first, so that the centers of windows stay where they are.
     pixels = F.interpolate(
         attention.flatten(1, 2), (rows * window, columns * window), mode="bilinear"
     )
@@ -185,14 +203,25 @@ def _between_windows(attention: Tensor, window: int, height: int, width: int) ->
 
 @contextmanager
 def fix_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Make SK units weigh every image alike while the context is open, for inference.
+    """Use the same attention for every image while the context is open.
 
     Args:
-        model: any module with :class:`SKConv2d` inside, or one itself.
-        weights: by the unit's name in the model, [M, C] for its M branches; others stay free.
+        model: Any module with :class:`SKConv2d` inside, or one itself.
+        weights: [M, C] for the M branches of a unit, by the unit's name in the model. The
+            attention of units that are not named still depends on the image.
 
     Raises:
-        UserError: a name is not of a unit with attention.
+        UserError: No unit with attention has this name.
+
+    Example:
+        >>> from skseg.nn import SKConv2d
+        >>> model = nn.Sequential(SKConv2d(8)).eval()
+        >>> first_branch_alone = torch.tensor([[1.0] * 8, [0.0] * 8])
+        >>> image = torch.randn(2, 8, 16, 16)
+        >>> with fix_attention(model, {"0": first_branch_alone}):
+        ...     out = model(image)
+        >>> torch.allclose(out, model[0].paths[0](image), atol=1e-5)
+        True
     """
 
     def hook_for(fixed: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
@@ -217,15 +246,23 @@ def fix_attention(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[N
 def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Record the attention of every SK unit of a model while the context is open.
 
-    Nothing is recorded, and nothing costs time, outside the context.
+    Outside the context, recording costs nothing.
 
     Args:
-        model: any module with :class:`SKConv2d` inside, or one itself.
+        model: Any module with :class:`SKConv2d` inside, or one itself.
 
     Yields:
-        A dict that after each forward pass holds, by the unit's name in the model, its last
-        attention: [B, M, C], or [B, M, C, h, w] with a `pool_window`, detached, positive, sums to
-        1 over the M branches.
+        A dict from the names of units in the model to the attention of the latest forward pass:
+        [B, M, C], or [B, M, C, h, w] with a `pool_window`; detached, positive, with sum 1 over the
+        M branches.
+
+    Example:
+        >>> from skseg.nn import SKConv2d
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), SKConv2d(8)).eval()
+        >>> with record_attention(model) as attention:
+        ...     out = model(torch.randn(2, 3, 16, 16))
+        >>> {name: tuple(weights.shape) for name, weights in attention.items()}
+        {'1': (2, 2, 8)}
     """
     recorded: dict[str, Tensor] = {}
 

@@ -1,9 +1,12 @@
-"""The SK units of a network: where they are, and how far their kernels reach."""
+"""Facts about a network: its SK units, how far their kernels reach, and what it costs."""
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from skseg.nn.sk import SKConv2d
 
@@ -12,11 +15,11 @@ class Unit(NamedTuple):
     """An SK unit with attention.
 
     Attributes:
-        name: in the network.
-        stage: the stage it belongs to: its name up to the first part with a digit.
-        spans: side in pixels of the unit's input that each branch's kernel reaches over,
+        name: Its name in the network.
+        stage: The stage that it belongs to: its name up to the first part with a digit.
+        spans: The side, in pixels of the unit's input, that each branch's kernel spans:
             (kernel size - 1) * dilation + 1.
-        channels: how many it has.
+        channels: The number of output channels.
     """
 
     name: str
@@ -26,12 +29,21 @@ class Unit(NamedTuple):
 
     @property
     def largest(self) -> int:
-        """The branch with the largest kernel."""
+        """The index of the branch with the largest kernel."""
         return int(np.argmax(self.spans))
 
 
 def attention_units(model: nn.Module) -> list[Unit]:
-    """List a model's SK units that have attention, in the order of its modules."""
+    """List a model's SK units that have attention, in the order of its modules.
+
+    Args:
+        model: Any module, with :class:`skseg.nn.SKConv2d` inside.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), SKConv2d(8))
+        >>> attention_units(model)
+        [Unit(name='1', stage='1', spans=(3, 5), channels=8)]
+    """
     units = []
     for name, module in model.named_modules():
         if isinstance(module, SKConv2d) and module.attn is not None:
@@ -40,8 +52,26 @@ def attention_units(model: nn.Module) -> list[Unit]:
     return units
 
 
+def multiply_adds(model: nn.Module, channels: int = 3, side: int = 224) -> int:
+    """Count the multiply-add operations of a forward pass for one image.
+
+    Args:
+        model: A network of images; it is not run, and not changed.
+        channels: Of the image.
+        side: Height and width of the image, in pixels.
+
+    Example:
+        >>> multiply_adds(nn.Conv2d(3, 8, kernel_size=1), side=10)  # 3 * 8 for each pixel
+        2400
+    """
+    copied = copy.deepcopy(model).to("meta", torch.float32).eval()
+    with FlopCounterMode(display=False) as counter:
+        copied(torch.empty(1, channels, side, side, device="meta"))
+    return int(counter.get_total_flops()) // 2
+
+
 def _span(conv: nn.Module) -> int:
-    # A converted unit's may be several, added.
+    # The convolution of a converted unit may be a sum of several.
     parts = [part for part in conv.modules() if isinstance(part, nn.Conv2d)]
     return max((part.kernel_size[0] - 1) * part.dilation[0] + 1 for part in parts)
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from skseg.errors import UserError
+from skseg.nn import dispatch
 from skseg.nn.attention import FuseNorm, SKAttention, pooled_sum, weighted_sum
-from skseg.nn.kernels.autograd import ConvNormAct, fused_unit, is_fusable
+from skseg.nn.blocks import ConvNormAct, paths_of
 
 Select = Literal["attention", "sum", "mean"]
 
@@ -20,9 +21,16 @@ class Branch(NamedTuple):
     """One convolution of an SK unit.
 
     Attributes:
-        kernel_size: side of the kernel in taps, odd.
-        dilation: distance between taps; 3 taps with dilation 2 span 5 pixels.
-        groups: groups of the convolution; the unit's own when None.
+        kernel_size: Side of the kernel in taps, odd.
+        dilation: Distance between taps; 3 taps with dilation 2 span 5 pixels.
+        groups: Groups of the convolution; those of the unit if None.
+
+    Example:
+        >>> SKConv2d(8, branches=[Branch(3), Branch(3, dilation=2), Branch(5, groups=8)])
+        ... # doctest: +ELLIPSIS
+        SKConv2d(
+          8, 8, select=attention
+        ...
     """
 
     kernel_size: int
@@ -31,47 +39,55 @@ class Branch(NamedTuple):
 
 
 PAPER_BRANCHES = (Branch(3, 1), Branch(3, 2))
-ARTICLE_BRANCHES = (Branch(3, 1), Branch(5, 1))
+"""The branches of SKNet: a 3x3 kernel, and a "5x5" one that is a 3x3 with dilation 2."""
+TOY_BRANCHES = (Branch(3, 1), Branch(5, 1))
+"""The branches of the toy implementation of many tutorials: true 3x3 and 5x5 kernels."""
 
 
 class SKConv2d(nn.Module):
-    """Selective-kernel convolution SK[M, G, r] for any number M of branches.
+    """Selective-kernel convolution SK[M, G, r], for any number M of branches.
 
-    Split: every branch convolves the input with its own kernel, norm and activation. Fuse: the sum
-    of the branches is averaged over the image and squeezed to d = max(C_out // r, L). Select: a
-    softmax over the branches gives each channel of each branch its weight in the output's sum.
+    Split: each branch convolves the input with its own kernel, norm and activation. Fuse: the sum
+    of the branches is averaged over the image and reduced to d = max(C_out // r, L) features.
+    Select: a softmax over the branches gives the weight of each channel of each branch; the output
+    is the weighted sum of the branches.
 
-    The defaults are the paper's SKNet unit, its "5x5" being a 3x3 with dilation 2. The arithmetic
-    of the common toy implementation is ``branches=ARTICLE_BRANCHES, bias=True, fuse_bias=True,
-    fuse_norm="none", fuse_act=False``.
+    The defaults are the unit of SKNet. The toy implementation of many tutorials computes
+    ``SKConv2d(..., branches=TOY_BRANCHES, bias=True, fuse_bias=True, fuse_norm="none",
+    fuse_act=False)``.
 
-    Attention weights are read with :func:`record_attention`.
+    :func:`record_attention` records the weights of the branches.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output, C_out; those of the input when None.
-        stride: stride of every branch.
-        dilation: multiplies each branch's own dilation, so that branches stay different in a
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, C_out; those of the input if None.
+        stride: Stride of every branch.
+        dilation: Multiplies the dilation of each branch, so that branches remain different in a
             dilated network.
-        groups: groups of the branches that do not set their own.
-        branches: the branches, each (kernel size, dilation, groups) with the last two optional.
-        reduction: reduction ratio r.
-        min_attention_width: minimum L of the width d.
-        split_input: give branch i the i-th of M equal slices of the input's channels instead of
-            all of them, as timm's SK-ResNets do.
-        select: "attention" as in the paper; "sum" adds the branches and "mean" averages them,
-            both without any attention: the controls of a fair comparison.
-        norm_layer: norm of a branch, called with the number of channels.
-        act_layer: activation of a branch, called without arguments.
-        bias: whether the branches' convolutions have a bias.
-        fuse_norm: norm inside Fuse, see :class:`skseg.nn.attention.SKAttention`.
-        fuse_act: whether Fuse has a ReLU.
-        fuse_bias: whether the linear layers of Fuse and Select have a bias.
-        pool_window: None weighs the branches once an image, as in the paper; a number weighs them
-            by region, from the mean over windows of that many pixels of the output a side.
+        groups: Groups of the branches that do not set their own.
+        branches: The branches, each (kernel size, dilation, groups), the last two optional.
+        reduction: Reduction ratio r.
+        min_attention_width: Minimum L of the width d.
+        split_input: Whether branch i convolves the i-th of M equal slices of the input's channels,
+            instead of all channels, as in timm's SK-ResNets.
+        select: "attention" as in the paper. "sum" adds the branches and "mean" averages them,
+            without attention: the controls of a fair comparison.
+        norm_layer: Norm of a branch, called with the number of channels.
+        act_layer: Activation of a branch, called without arguments.
+        bias: Whether the convolutions of the branches have a bias.
+        fuse_norm: Norm inside Fuse, see :class:`skseg.nn.attention.SKAttention`.
+        fuse_act: Whether Fuse has a ReLU.
+        fuse_bias: Whether the linear layers of Fuse and Select have a bias.
+        pool_window: None computes the attention once for each image, as in the paper. A number
+            computes it by region: from the mean over each window of that many pixels a side.
 
     Raises:
-        UserError: the numbers do not fit together.
+        UserError: An argument is out of range, or groups or slices do not divide the channels.
+
+    Example:
+        >>> unit = SKConv2d(64, stride=2, groups=32)
+        >>> unit(torch.randn(2, 64, 32, 48)).shape
+        torch.Size([2, 64, 16, 24])
     """
 
     def __init__(
@@ -99,7 +115,7 @@ class SKConv2d(nn.Module):
         out_channels = in_channels if out_channels is None else out_channels
         specs = _check_branches(branches, groups)
         if select not in get_args(Select):
-            raise UserError(f"select is one of {', '.join(get_args(Select))}, got {select!r}")
+            raise UserError(f"select must be one of {', '.join(get_args(Select))}, got {select!r}")
         for name, value in (
             ("in_channels", in_channels),
             ("out_channels", out_channels),
@@ -110,11 +126,11 @@ class SKConv2d(nn.Module):
             ("pool_window", 1 if pool_window is None else pool_window),
         ):
             if value < 1:
-                raise UserError(f"{name} is at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         if split_input and in_channels % len(specs):
             raise UserError(
-                f"split_input gives each of {len(specs)} branches an equal share of the input: "
-                f"{in_channels} channels do not divide"
+                f"split_input needs in_channels that {len(specs)} branches divide, "
+                f"got {in_channels}"
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -145,10 +161,10 @@ class SKConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, ceil(H / stride), ceil(W / stride)]."""
-        # TorchScript reads nested conditions only, so not one `if`.
-        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # noqa: SIM102
-            if is_fusable(self, x):
-                return fused_unit(self, x)
+        if not torch.jit.is_scripting():
+            fast = self._on_kernels(x)
+            if fast is not None:
+                return fast
         maps: list[Tensor] = []
         inputs = x.chunk(len(self.paths), dim=1) if self.split_input else [x] * len(self.paths)
         for i, path in enumerate(self.paths):
@@ -162,33 +178,37 @@ class SKConv2d(nn.Module):
             out = out + u
         return out / len(maps) if self.select == "mean" else out
 
+    @torch.jit.unused
+    def _on_kernels(self, x: Tensor) -> Tensor | None:
+        return dispatch.run_unit(self, paths_of(self), x)
+
     def extra_repr(self) -> str:
-        """What the children do not show."""
+        """Return the arguments that the children do not show."""
         text = f"{self.in_channels}, {self.out_channels}, select={self.select}"
         text += ", split_input=True" if self.split_input else ""
         return text + (f", pool_window={self.pool_window}" if self.pool_window else "")
 
 
 def _check_branches(branches: Sequence[Branch | Sequence[int]], groups: int) -> list[Branch]:
-    """Fill in the unit's groups and refuse kernels that have no centre."""
+    """Fill in the groups of the unit; raise UserError for kernels without a center."""
     if not branches:
         raise UserError("an SK unit needs at least one branch")
     specs: list[Branch] = []
     for given in branches:
         if not 1 <= len(given) <= 3:
             raise UserError(
-                "a branch is (kernel size, dilation, groups), the last two optional, "
+                "a branch must be (kernel size, dilation, groups), the last two optional, "
                 f"got {tuple(given)}"
             )
         branch = Branch(*given)
         branch = branch._replace(groups=groups) if branch.groups is None else branch
         specs.append(branch)
         if branch.kernel_size < 1 or branch.kernel_size % 2 == 0:
-            raise UserError(f"kernel sizes are odd and positive, got {branch.kernel_size}")
+            raise UserError(f"kernel sizes must be odd and positive, got {branch.kernel_size}")
         if branch.dilation < 1:
-            raise UserError(f"dilations are at least 1, got {branch.dilation}")
+            raise UserError(f"dilations must be at least 1, got {branch.dilation}")
         if branch.groups is not None and branch.groups < 1:
-            raise UserError(f"groups are at least 1, got {branch.groups}")
+            raise UserError(f"groups must be at least 1, got {branch.groups}")
     return specs
 
 

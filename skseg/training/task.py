@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -98,7 +97,6 @@ class SegmentationTask(pl.LightningModule):
         self.colors = [tuple(color) for color in colors]
         self.mean = (mean[0], mean[1], mean[2])
         self.std = (std[0], std[1], std[2])
-        self.conversion: Conversion | None = None  # of an encoder that `sk` converts
         self.model = build_model(
             arch,
             encoder_name,
@@ -107,7 +105,6 @@ class SegmentationTask(pl.LightningModule):
             encoder_depth=encoder_depth,
             encoder_output_stride=encoder_output_stride,
             sk=sk,
-            report=partial(setattr, self, "conversion"),
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
         self.input_rule = input_rule(self.model)
@@ -122,6 +119,11 @@ class SegmentationTask(pl.LightningModule):
         self.confusion = confusion_matrix(len(class_names))
         self.val_loss = MeanMetric()  # over all labelled pixels
         self.last_confusion: Tensor | None = None  # of the newest validation
+
+    @property
+    def conversion(self) -> Conversion | None:
+        """What was converted, if `sk` converts the encoder."""
+        return vars(self.model).get("conversion")
 
     def forward(self, image: Tensor) -> Tensor:
         """Map normalised images [B, 3, H, W] of any size to logits [B, K, H, W]."""

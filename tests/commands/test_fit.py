@@ -48,7 +48,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--data.name", "street"], "no data set 'street'"),
         (
             ["--model.encoder_name", "sknet_tiny_se", "--model.sk.select", "sum"],
-            "model.sk with sknet_tiny_se: select: sum would multiply",
+            "model.sk with sknet_tiny_se: select='sum' would multiply",
         ),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
         (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
@@ -56,9 +56,9 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--data.batch_size", "99"], "data.batch_size is 99"),
         (["--data.crop_size", "[0,64]"], "data.crop_size"),
         (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
-        (["--model.sk.branches", "[[4]]"], "kernel sizes are odd and positive, got 4"),
-        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch is (kernel size, dilation, groups)"),
-        (["--model.sk.reduction", "0"], "reduction is at least 1, got 0"),
+        (["--model.sk.branches", "[[4]]"], "kernel sizes must be odd and positive, got 4"),
+        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch must be (kernel size, dilation, groups)"),
+        (["--model.sk.reduction", "0"], "reduction must be at least 1, got 0"),
         (["--model.sk.stages", "[3]"], "model.sk.stages is for encoders that are converted"),
         (
             ["--model.encoder_name", "efficientnet_lite0", "--model.encoder_weights", "imagenet"],

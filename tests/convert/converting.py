@@ -1,4 +1,4 @@
-"""What the tests of conversion share."""
+"""Helpers of the tests of conversion."""
 
 import copy
 
@@ -22,10 +22,8 @@ def get_encoder(name: str, **kwargs: object) -> nn.Module:
 
 
 def convert(network: nn.Module, **options: object) -> tuple[nn.Module, Conversion]:
-    reports: list[Conversion] = []
-    converted = skseg.convert_to_sk(network, report=reports.append, **options)
-    (report,) = reports
-    return converted, report
+    converted = skseg.convert_to_sk(network, **options)
+    return converted, converted.conversion
 
 
 def features(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import skseg
-from skseg.convert import Conversion, optimize_for_inference
+from skseg.convert import optimize_for_inference
 from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.models import build_model
@@ -249,9 +249,8 @@ def test_models_are_built_with_units(arch: str) -> None:
     torch.manual_seed(0)
     plain = build_model(arch, "resnet18", classes=3).eval()
     torch.manual_seed(0)
-    reports: list[Conversion] = []
-    converted = build_model(arch, "resnet18", classes=3, sk=SKSettings(), report=reports.append)
-    assert len(reports[0].converted) == 16
+    converted = build_model(arch, "resnet18", classes=3, sk=SKSettings())
+    assert len(converted.conversion.converted) == 16
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert difference([plain(x)], [converted.eval()(x)]) <= 1e-4
@@ -262,7 +261,7 @@ def test_a_state_dict_goes_through_a_file() -> None:
     file = io.BytesIO()
     torch.save(encoder.state_dict(), file)
     file.seek(0)
-    other = skseg.convert_to_sk(smp.encoders.get_encoder("mobilenet_v2", weights=None), report=None)
+    other = skseg.convert_to_sk(smp.encoders.get_encoder("mobilenet_v2", weights=None))
     other.load_state_dict(torch.load(file, weights_only=True))
     x = torch.rand(1, 3, 64, 64)
     assert difference(features(encoder.eval(), x), features(other.eval(), x)) == 0

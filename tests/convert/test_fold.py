@@ -1,3 +1,4 @@
+import copy
 import warnings
 
 import pytest
@@ -52,6 +53,8 @@ def test_networks_keep_their_outputs_without_norms(arch: str) -> None:
     optimized = skseg.optimize_for_inference(model)
     assert count(optimized, nn.BatchNorm2d) == LEFT.get(arch, 0)
     assert count(optimized, FoldedSKConv2d) == (4 if arch == "pspnet" else 8)
+    assert len(optimized.folding.left) == LEFT.get(arch, 0)
+    assert len(optimized.folding.units) == count(optimized, FoldedSKConv2d)
     assert not any(p.requires_grad for p in optimized.parameters())
     assert_equal(model, optimized, torch.randn(2, 3, 256, 256))
     for key, value in model.state_dict().items():
@@ -116,11 +119,62 @@ class Shared(nn.Module):
         return self.norm(self.b(z)) if self.twice else z + y
 
 
-@pytest.mark.parametrize("twice", [True, False])
-def test_what_cannot_be_folded_is_left(twice: bool) -> None:
+@pytest.mark.parametrize(
+    ("twice", "reason"),
+    [(True, "runs 2 times"), (False, "not the output of one convolution that nothing else uses")],
+)
+def test_what_cannot_be_folded_is_left_with_a_reason_and_a_warning(
+    twice: bool, reason: str
+) -> None:
     model = randomized(Shared(twice))
-    optimized = skseg.optimize_for_inference(model)
+    with pytest.warns(UserWarning, match=f"Shared.*norm.*{reason}"):
+        optimized = skseg.optimize_for_inference(model)
     assert count(optimized, nn.BatchNorm2d) == 1
+    assert not optimized.folding.folded
+    assert reason in optimized.folding.left["norm"]
+    assert_equal(model, optimized, torch.randn(1, 3, 8, 8))
+
+
+class Scaled(nn.BatchNorm2d):
+    """A norm that also does something of its own."""
+
+
+def test_the_rest_is_folded_and_the_report_survives_copies() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), Shared(False))
+    model[2].a = nn.Conv2d(8, 8, 1)
+    model.append(nn.Sequential(nn.Conv2d(8, 8, 1), Scaled(8)))
+    model.append(nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, track_running_stats=False)))
+    model = randomized(model[:3]).append(model[3]).append(model[4]).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a part was folded: the report alone says what was not
+        optimized = skseg.optimize_for_inference(model)
+    folding = copy.deepcopy(optimized).folding
+    assert folding.folded == {"1": "0"}
+    assert set(folding.left) == {"2.norm", "3.1", "4.1"}
+    assert folding.left["3.1"] == "is a Scaled"
+    assert folding.left["4.1"] == "has no running statistics"
+    assert folding.difference <= 1e-9
+    assert not any("folding" in key for key in optimized.state_dict())
+    assert_equal(model, optimized, torch.randn(2, 3, 8, 8))
+
+
+class Reading(nn.Module):
+    """A network that computes with the bias of its convolution, which folding changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)) + self.conv.bias[:, None, None]
+
+
+def test_nothing_is_folded_if_that_changes_the_outputs() -> None:
+    model = randomized(Reading())
+    with pytest.warns(UserWarning, match="changed the outputs"):
+        optimized = skseg.optimize_for_inference(model)
+    assert not optimized.folding.folded
+    assert "changed the outputs" in optimized.folding.left["norm"]
     assert_equal(model, optimized, torch.randn(1, 3, 8, 8))
 
 
@@ -129,9 +183,9 @@ def test_a_network_of_timm_keeps_its_outputs() -> None:
     assert_equal(model, skseg.optimize_for_inference(model), torch.randn(1, 3, 64, 64))
 
 
-def test_an_example_is_asked_for_when_needed() -> None:
+def test_a_network_of_other_sizes_needs_an_example() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 8 * 8, 2))
-    with pytest.raises(UserError, match="takes no 3-channel images of 64 or 256"):
+    with pytest.raises(UserError, match="3-channel images of 64 or 256"):
         skseg.optimize_for_inference(model)
     example = torch.randn(1, 3, 10, 10)
     assert skseg.optimize_for_inference(model, example)(example).shape == (1, 2)

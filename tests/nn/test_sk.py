@@ -12,7 +12,7 @@ from torch import nn
 
 from skseg.errors import UserError
 from skseg.nn import (
-    ARTICLE_BRANCHES,
+    TOY_BRANCHES,
     Branch,
     FuseNorm,
     SKConv2d,
@@ -76,8 +76,8 @@ def test_equals_timm_in_float64(case: str, training: bool) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
 
 
-def article_unit(ours: SKConv2d, x: torch.Tensor) -> torch.Tensor:
-    """The article's arithmetic, step by step from its text, on a unit's weights."""
+def toy_unit(ours: SKConv2d, x: torch.Tensor) -> torch.Tensor:
+    """Compute what the toy implementation does, step by step, with the weights of a unit."""
     feas = []
     for i in range(len(ours.paths)):
         conv, norm = ours.paths[i].conv, ours.paths[i].bn
@@ -95,13 +95,13 @@ def article_unit(ours: SKConv2d, x: torch.Tensor) -> torch.Tensor:
     return sum(f * w[:, :, None, None] for f, w in zip(feas, weights, strict=True))
 
 
-def test_equals_the_article_in_float64() -> None:
+def test_equals_the_toy_implementation_in_float64() -> None:
     torch.manual_seed(0)
     ours = SKConv2d(
         24,
         groups=2,
         reduction=2,
-        branches=ARTICLE_BRANCHES,
+        branches=TOY_BRANCHES,
         bias=True,
         fuse_bias=True,
         fuse_norm="none",
@@ -111,7 +111,7 @@ def test_equals_the_article_in_float64() -> None:
     assert ours.attn.fc_reduce.out_features == 32  # max(24 / 2, 32)
     randomize_norms(ours, spread=1.0)
     x = torch.randn(4, 24, 9, 9, dtype=torch.float64)
-    torch.testing.assert_close(ours(x), article_unit(ours, x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours(x), toy_unit(ours, x), rtol=1e-10, atol=1e-12)
 
 
 def test_layer_norm_in_fuse_is_over_one_image() -> None:
@@ -311,18 +311,18 @@ def test_one_image_cannot_train_a_batch_norm_in_fuse() -> None:
     [
         ({"branches": []}, "at least one branch"),
         ({"branches": [(4, 1)]}, "odd and positive, got 4"),
-        ({"branches": [(3, 0)]}, "dilations are at least 1, got 0"),
-        ({"groups": 0}, "groups are at least 1, got 0"),
-        ({"branches": [(3, 1, -1)]}, "groups are at least 1, got -1"),
+        ({"branches": [(3, 0)]}, "dilations must be at least 1, got 0"),
+        ({"groups": 0}, "groups must be at least 1, got 0"),
+        ({"branches": [(3, 1, -1)]}, "groups must be at least 1, got -1"),
         ({"groups": 3}, "3 groups do not divide a branch's 8 input and 8 output channels"),
         ({"branches": [(3, 1, 5)]}, "5 groups do not divide"),
-        ({"split_input": True, "branches": [(3,), (3,), (3,)]}, "8 channels do not divide"),
-        ({"select": "max"}, "select is one of attention, sum, mean, got 'max'"),
-        ({"fuse_norm": "group"}, "fuse_norm is one of batch, running, layer, none, got 'group'"),
-        ({"reduction": 0}, "reduction is at least 1, got 0"),
-        ({"stride": 0}, "stride is at least 1, got 0"),
-        ({"min_attention_width": -1}, "min_attention_width is at least 1"),
-        ({"pool_window": 0}, "pool_window is at least 1, got 0"),
+        ({"split_input": True, "branches": [(3,), (3,), (3,)]}, "split_input.*3 branches.*got 8"),
+        ({"select": "max"}, "select.*attention, sum, mean, got 'max'"),
+        ({"fuse_norm": "group"}, "fuse_norm.*batch, running, layer, none, got 'group'"),
+        ({"reduction": 0}, "reduction must be at least 1, got 0"),
+        ({"stride": 0}, "stride must be at least 1, got 0"),
+        ({"min_attention_width": -1}, "min_attention_width must be at least 1"),
+        ({"pool_window": 0}, "pool_window must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:

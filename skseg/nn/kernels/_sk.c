@@ -1,12 +1,11 @@
 /* Kernels of the SK unit for x86-64 CPUs with AVX2 or AVX-512: float32, channels last.
  *
- * A plain shared library, called through ctypes by kernels.py; without it, or on another CPU, everything runs
- * on torch's own operations. _sk.h holds the kernels, written with GCC's vector types, and is compiled once for
- * each instruction set.
+ * A plain shared library that ops.py calls through ctypes. Without it, or on another CPU, everything runs on torch's own
+ * operations. _sk.h holds the kernels, written with GCC's vector types; it is included once for each instruction set.
  *
- * What they gain over one operation after the other: the branches' convolutions share one pass over the input
- * and leave norms' sums and pooled features behind on their way; norm, ReLU, pooling and selection read each
- * map once; convolutions with few channels a group fill whole vectors. */
+ * Why they are faster than one operation after the other: the branches' convolutions share one pass over the input and
+ * compute the sums that norms and pooling need on the way; norm, ReLU, pooling and selection read each map once;
+ * convolutions with few channels a group fill whole vectors. */
 
 #include <math.h>
 #include <stddef.h>
@@ -15,7 +14,8 @@
 
 #define MAX_BRANCHES 8
 #define MAX_DILATION 4
-#define STEP 2 /* rows of a branch at a time, for which its weights stay in the cache */
+#define STEP 2      /* rows of a branch at a time, for which its weights stay in the cache */
+#define NO_MEMORY 1 /* what a kernel returns if it cannot allocate; ops.py raises MemoryError */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define FN(name) JOIN(name, ISA)
@@ -32,7 +32,7 @@
 #define TARGET __attribute__((target("arch=x86-64-v3")))
 #include "_sk.h"
 
-/* Lanes of the widest vectors this CPU has kernels for; 0 without any. */
+/* Returns the lanes of the widest vectors that this CPU has kernels for; 0 if there are none. */
 int sk_lanes(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&

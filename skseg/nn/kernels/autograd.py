@@ -1,247 +1,141 @@
-"""The SK unit as one operation on the compiled kernels, forward and backward.
+"""The halves of an SK unit as autograd functions, for eager execution.
 
-It keeps three maps for backward, the input and each branch's convolution, where norm, ReLU and
-selection one after the other keep seven: what they made is made again from those.
+`operators.py` has the same functions for graphs. An operator of `torch.library` with a gradient
+costs 0.2 ms a call, ten times as much as these, see docs/performance.md.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skseg.nn.kernels import ops as kernels
-
-if TYPE_CHECKING:
-    from skseg.nn.sk import SKConv2d
+from skseg.nn.kernels import halves, ops
 
 
-class ConvNormAct(nn.Module):
-    """Convolution, norm and activation: what each branch does to the input."""
+class _Unit(NamedTuple):
+    """The arguments of `split` that have no gradient."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module, act: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = norm  # named as in timm, whose weights load by these names
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C_in, H, W] to [B, C_out, H', W']."""
-        # TorchScript reads nested conditions only, so not one `if`.
-        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():
-            x = convolve(self.conv, x)
-        else:
-            x = self.conv(x)
-        x = self.bn(x)
-        x = self.act(x)
-        return x
+    geometry: Sequence[int]
+    compiled: bool
+    depthwise: Sequence[bool]
+    eps: Sequence[float]
+    by_batch: Sequence[bool]
+    running: Sequence[Tensor]
 
 
-@torch.jit.unused
-def convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    """Run a convolution, a depthwise one such that its weight's gradient is the kernels'."""
-    if (
-        type(conv) is nn.Conv2d
-        and conv.bias is None
-        and conv.weight.requires_grad
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and kernels.fits_depthwise(x, conv)
-        and not _has_hooks(conv)
-    ):
-        out: Tensor = _DepthwiseConv.apply(x, conv.weight, conv)
-        return out
-    mapped: Tensor = conv(x)
-    return mapped
+def split(
+    x: Tensor,
+    weights: list[Tensor],
+    geometry: list[int],
+    compiled: bool,
+    depthwise: list[bool],
+    norm_weights: list[Tensor],
+    norm_biases: list[Tensor],
+    eps: list[float],
+    by_batch: list[bool],
+    running: list[Tensor],
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    """Run `halves.split`."""
+    unit = _Unit(geometry, compiled, depthwise, eps, by_batch, running)
+    pooled, norms, link, *maps = _Split.apply(unit, x, *weights, *norm_weights, *norm_biases)
+    return pooled, maps, norms, link
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, unit: _Unit, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        m = len(unit.by_batch)
+        weights, norm_weights, norm_biases = (parameters[i * m : i * m + m] for i in range(3))
+        pooled, maps, norms, link = halves.split(
+            *(x, weights, unit.geometry, unit.compiled, norm_weights, norm_biases),
+            *(unit.eps, unit.by_batch, unit.running),
+        )
+        ctx.unit = unit
+        ctx.set_materialize_grads(False)  # those of the other maps would be maps of zeros
+        ctx.mark_non_differentiable(norms, *maps[1:])
+        ctx.save_for_backward(x, norms, *weights, *maps)
+        return pooled, norms, link, *maps
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        d_pooled, _, link, grad, *_ = grads
+        x, norms, *saved = ctx.saved_tensors
+        m = len(ctx.unit.by_batch)
+        needs_x, needs_weights = ctx.needs_input_grad[1], any(ctx.needs_input_grad[2 : 2 + m])
+        maps = saved[m:]
+        b, c = maps[0].shape[:2]
+        d_x, d_weights, d_norm_weights, d_norm_biases = halves.split_backward(
+            *(x, saved[:m], ctx.unit.geometry, ctx.unit.compiled, ctx.unit.depthwise),
+            *(ctx.unit.by_batch, maps, norms),
+            norms.new_zeros(b, c) if d_pooled is None else d_pooled.contiguous(),
+            torch.zeros_like(maps[0]) if grad is None else grad,
+            norms.new_zeros(5, b, m, c) if link is None else link,
+            *(needs_x, needs_weights),
+        )
+        of_x = d_x[0] if d_x else None
+        of_weights = d_weights if needs_weights else [None] * m
+        return (None, of_x, *of_weights, *d_norm_weights, *d_norm_biases)
+
+
+def select(maps: list[Tensor], attention: Tensor, norms: Tensor, link: Tensor) -> Tensor:
+    """Run `halves.select`."""
+    out: Tensor = _Select.apply(attention, norms, link, *maps)
+    return out
+
+
+class _Select(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, attention: Tensor, norms: Tensor, link: Tensor, *maps: Tensor) -> Tensor:
+        ctx.save_for_backward(attention, norms, *maps)
+        return halves.select(maps, attention, norms)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        attention, norms, *maps = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        link, d_attention = halves.select_backward(maps, attention, norms, grad)
+        return (d_attention, None, link, grad, *[None] * (len(maps) - 1))
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, geometry: list[int]) -> Tensor:
+    """Run a depthwise convolution by torch, whose weight's gradient is the compiled kernel's."""
+    out: Tensor = _DepthwiseConv.apply(x, weight, geometry)
+    return out
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """A depthwise convolution whose weight's gradient is the kernels'."""
-
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: list[int]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.conv = conv
-        return conv(x)  # type: ignore[no-any-return]
+        ctx.geometry = geometry
+        (branch,) = halves.unflatten(geometry)
+        return torch.conv2d(x, weight, None, *branch, x.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        return (*_conv_backward(x, weight, ctx.conv, grad, wants), None)
-
-
-def _has_hooks(*modules: nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
-
-
-def _conv_backward(
-    x: Tensor, weight: Tensor, conv: nn.Conv2d, grad: Tensor, wants: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of a convolution's input and weight, None where not wanted."""
-    own = wants[1] and kernels.fits_depthwise(x, conv)
-    d_x, d_weight, _ = torch.ops.aten.convolution_backward(
-        *(grad, x, weight, None, conv.stride, conv.padding, conv.dilation),
-        *(False, [0, 0], conv.groups, [wants[0], wants[1] and not own, False]),
-    )
-    return d_x, kernels.depthwise_gradient(x, grad, conv) if own else d_weight
-
-
-def paths_of(unit: nn.Module) -> list[ConvNormAct]:
-    """Return the branches of an SK unit, typed."""
-    return [*unit.paths]  # type: ignore[misc]
-
-
-def fits_kernels(unit: "SKConv2d") -> bool:
-    """Whether the kernels know this kind of unit: ReLUs, and one attention an image."""
-    return (
-        unit.attn is not None
-        and unit.pool_window is None
-        and not unit.split_input
-        and len(unit.paths) <= kernels.MAX_BRANCHES
-        and all(
-            type(path.conv) is nn.Conv2d  # those that pad by themselves are subclasses
-            and path.conv.padding_mode == "zeros"
-            and not isinstance(path.conv.padding, str)
-            and type(path.act) is nn.ReLU
-            for path in paths_of(unit)
+        (branch,) = halves.unflatten(ctx.geometry)
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        d_x, _ = halves.convolution_backward(x, weight, branch, grad, needs_x, False)
+        d_weight = (
+            halves.depthwise_gradient(x, grad, weight.shape[2], ctx.geometry)
+            if needs_weight
+            else None
         )
-    )
+        return d_x, d_weight, None
 
 
-def fits_convolutions(convs: list[nn.Conv2d]) -> bool:
-    """Whether there are kernels for a unit's convolutions too; others are left to torch."""
-    first = convs[0]
-    return kernels.has_conv(
-        first.in_channels, first.groups, max(conv.dilation[0] for conv in convs)
-    ) and all(
-        conv.in_channels == conv.out_channels
-        and conv.groups == first.groups
-        and conv.kernel_size == (3, 3)
-        and conv.stride == (1, 1)
-        and conv.padding == conv.dilation
-        and conv.dilation[0] == conv.dilation[1]
-        for conv in convs
-    )
+split_folded = halves.split_folded
+update_running = ops.update_running
 
 
-def is_fusable(unit: "SKConv2d", x: Tensor) -> bool:
-    """Whether `fused_unit` computes what this unit does to this input.
-
-    Its norms must be batch norms. Hooks on what the kernels replace would not run, and autocast
-    would not apply.
-    """
-    if torch.is_autocast_enabled("cpu") or not fits_kernels(unit):
-        return False
-    if not all(kernels.fits(x, path.conv) for path in paths_of(unit)):
-        return False
-    return all(
-        type(path.bn) is nn.BatchNorm2d
-        and path.bn.affine
-        and path.bn.weight.dtype is torch.float32
-        and path.conv.bias is None
-        for path in paths_of(unit)
-    ) and not _has_hooks(
-        *(m for path in paths_of(unit) for m in (path, path.conv, path.bn, path.act))
-    )
-
-
-def fused_unit(unit: "SKConv2d", x: Tensor) -> Tensor:
-    """Run an SK unit on the kernels: [B, C_in, H, W] to [B, C_out, H', W'], channels last."""
-    assert unit.attn is not None
-    paths = paths_of(unit)
-    parameters: list[Any] = [path.conv.weight for path in paths]
-    parameters += [path.bn.weight for path in paths] + [path.bn.bias for path in paths]
-    parameters += unit.attn.parameters()
-    out: Tensor = _FusedUnit.apply(x, unit, *parameters)
-    return out
-
-
-class _FusedUnit(torch.autograd.Function):
-    """Split, fuse and select with norms, in training or evaluation."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, unit: "SKConv2d", *parameters: Tensor) -> Tensor:
-        assert unit.attn is not None
-        convs = [path.conv for path in paths_of(unit)]
-        norms: list[nn.BatchNorm2d] = [path.bn for path in paths_of(unit)]  # type: ignore[misc]
-        x = x.contiguous(memory_format=torch.channels_last)
-        ctx.own = fits_convolutions(convs)
-        if ctx.own:
-            weights = [kernels.pack(conv.weight) for conv in convs]
-            maps, sums, _ = kernels.conv(x, weights, [conv.dilation[0] for conv in convs])
-        else:
-            maps = [conv(x).contiguous(memory_format=torch.channels_last) for conv in convs]
-            sums = kernels.sums(maps)
-        by_batch = [n.training or n.running_mean is None for n in norms]
-        count = maps[0].numel() // maps[0].shape[1]
-        used = kernels.statistics(sums, count, norms, by_batch, [_momentum(n) for n in norms])
-        # The attention is an ordinary module: its own small graph gives its gradients.
-        with torch.enable_grad():
-            pooled = kernels.pool(maps, used.scale, used.shift).requires_grad_()
-            attention = unit.attn(pooled).contiguous()
-        out = kernels.select(maps, attention.detach(), used.scale, used.shift)
-        ctx.save_for_backward(x, *maps, *parameters[: len(maps)], *used)
-        ctx.small_graph = (pooled, attention, list(unit.attn.parameters()))
-        ctx.convs, ctx.by_batch = convs, by_batch
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        m = len(ctx.convs)
-        x, *saved = ctx.saved_tensors
-        maps, weights, norms = saved[:m], saved[m : 2 * m], kernels.Norms(*saved[2 * m :])
-        pooled, attention, attention_parameters = ctx.small_graph
-        grad = grad.contiguous(memory_format=torch.channels_last)
-
-        sums, d_attention = kernels.gradient_sums(maps, norms, grad)
-        wanted = [pooled, *(p for p in attention_parameters if p.requires_grad)]
-        # Kept, because the caller may go through the whole graph again.
-        grads = torch.autograd.grad(attention, wanted, d_attention, retain_graph=True)
-        d_pooled, *d_wanted = grads
-        left = iter(d_wanted)
-        d_attention_parameters = [
-            next(left) if p.requires_grad else None for p in attention_parameters
-        ]
-        found = kernels.norm_gradients(
-            *(norms, sums, attention.detach(), d_pooled.contiguous(), ctx.by_batch),
-            pixels=grad.shape[2] * grad.shape[3],
-        )
-
-        wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2 : 2 + m])
-        if ctx.own:
-            dilations = [conv.dilation[0] for conv in ctx.convs]
-            d_x, d_weights = kernels.backward(
-                x, weights, dilations, maps, norms, grad, found, wants
-            )
-        else:
-            d_maps = kernels.gradient_maps(maps, norms, grad, found)
-            d_x, d_weights = _torch_backward(x, weights, ctx.convs, d_maps, wants)
-        return (d_x, None, *d_weights, *found.weight, *found.bias, *d_attention_parameters)
-
-
-def _torch_backward(
-    x: Tensor,
-    weights: list[Tensor],
-    convs: list[nn.Conv2d],
-    d_maps: list[Tensor],
-    wants: tuple[bool, bool],
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Return the gradients of the input and of each branch's weight, None where not wanted."""
-    d_x: Tensor | None = None
-    d_weights: list[Tensor | None] = []
-    for d_map, weight, conv in zip(d_maps, weights, convs, strict=True):
-        part, d_weight = _conv_backward(x, weight, conv, d_map, wants)
-        d_weights.append(d_weight)
-        d_x = part if d_x is None or part is None else d_x.add_(part)
-    return d_x, d_weights
-
-
-def _momentum(norm: nn.BatchNorm2d) -> float:
-    """Count a batch of a norm; return its share in the running statistics, negative for none."""
-    if not norm.training or norm.num_batches_tracked is None:
-        return -1.0
-    norm.num_batches_tracked.add_(1)
-    return 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+def select_folded(
+    maps: list[Tensor], attention: Tensor, scale: Tensor | None, shift: Tensor | None
+) -> Tensor:
+    """Run `halves.select_folded`; the sum overwrites the first map."""
+    return ops.select(maps, attention, scale, shift, in_place=True)

@@ -1,46 +1,137 @@
-"""The compiled kernels of `_sk.c` on torch tensors; absent, everything runs on torch alone."""
+"""The compiled kernels of `_sk.c`, called on torch tensors.
+
+Each function checks what it passes on: the kernels themselves would read a tensor of another dtype,
+shape or layout as garbage. Maps are float32 [B, C, H, W] in channels-last layout, on the CPU.
+
+Which computations run on the kernels is decided in `skseg.nn.dispatch`.
+"""
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import c_float, c_int, c_void_p
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MAX_BRANCHES = 8
+MAX_DILATION = 4
+"""The largest dilation of `conv`."""
+GROUP_WIDTHS = (4, 8, 16, 32)
+"""The numbers of channels a group that `conv` has kernels for."""
+DEPTHWISE_KERNELS = (3, 5, 7, 9)
+"""The kernel sizes of `depthwise_gradient`."""
 _BAND_ROWS = 16  # rows of a map that a thread takes at a time
 _PART_PIXELS = 256  # pixels of a partial sum, at least
-_MAX_DILATION = 4
-_DEPTHWISE_KERNELS = (3, 5, 7, 9)
 _SCRATCH = 1 << 17  # floats that a thread keeps in its cache
 
 
-def _open() -> tuple[ctypes.CDLL | None, int]:
-    """Return the library and its lanes, 16 for AVX-512 or 8 for AVX2; None and 0 without."""
+class _Floats:
+    """Argument type of the kernels: a float32 CPU tensor, or None for NULL."""
+
+    @staticmethod
+    def from_param(tensor: Tensor | None) -> c_void_p | None:
+        return None if tensor is None else c_void_p(_address(tensor))
+
+
+class _ListOfFloats:
+    """Argument type of the kernels: a list of float32 CPU tensors, or None for NULL."""
+
+    @staticmethod
+    def from_param(tensors: Sequence[Tensor | None] | None) -> Any:
+        if tensors is None:
+            return None
+        return (c_void_p * len(tensors))(*[None if t is None else _address(t) for t in tensors])
+
+
+class _ListOfInts:
+    """Argument type of the kernels: a list of integers."""
+
+    @staticmethod
+    def from_param(values: Sequence[int]) -> Any:
+        return (c_int * len(values))(*values)
+
+
+class _ListOfNumbers:
+    """Argument type of the kernels: a list of floats."""
+
+    @staticmethod
+    def from_param(values: Sequence[float]) -> Any:
+        return (c_float * len(values))(*values)
+
+
+def _address(tensor: Tensor) -> int:
+    if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
+        raise TypeError(
+            f"the kernels read float32 tensors on the CPU, got {tensor.dtype} on {tensor.device}"
+        )
+    return tensor.data_ptr()
+
+
+_INT = c_int
+# The arguments of each kernel in `_sk.h`, without the number of threads, which comes last.
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "sk_pack": (_Floats, _ListOfInts, _Floats, _INT, _INT),
+    "sk_conv": (
+        *(_Floats, _INT, _ListOfInts, _ListOfFloats, _ListOfFloats, _ListOfFloats),
+        *(_Floats, _Floats, *[_INT] * 7),
+    ),
+    "sk_sums": (_INT, _ListOfFloats, _Floats, *[_INT] * 4),
+    "sk_statistics": (
+        *(_INT, _Floats, _ListOfFloats, _ListOfFloats, _ListOfNumbers, _ListOfFloats),
+        *(_Floats, *[_INT] * 3),
+    ),
+    "sk_update_running": (*[_Floats] * 4, c_float, _INT, _INT),
+    "sk_select": (_INT, _ListOfFloats, *[_Floats] * 4, *[_INT] * 3),
+    "sk_pool": (_INT, _ListOfFloats, *[_Floats] * 4, *[_INT] * 4),
+    "sk_grad_sums": (_INT, _ListOfFloats, *[_Floats] * 7, *[_INT] * 4),
+    "sk_norm_gradients": (_INT, *[_Floats] * 3, _ListOfInts, *[_Floats] * 6, *[_INT] * 3),
+    "sk_grad_maps": (_INT, _ListOfFloats, *[_Floats] * 7, _ListOfFloats, *[_INT] * 3),
+    "sk_backward": (
+        *(_Floats, _INT, _ListOfInts, _ListOfFloats, _ListOfInts, _ListOfFloats),
+        *([_Floats] * 8),
+        *(_ListOfFloats, *[_INT] * 7),
+    ),
+    "sk_depthwise_grad": (
+        *(_Floats, _ListOfInts, _Floats, _ListOfInts, _Floats),
+        *([_INT] * 11),
+    ),
+}
+
+
+def _open() -> tuple[dict[str, Callable[..., int]], int]:
+    """Load the library.
+
+    Returns:
+        Its functions by name, and the lanes of this CPU's vectors: 16 with AVX-512, 8 with AVX2.
+        Without a library for this CPU, no functions and 0.
+    """
     for path in Path(__file__).parent.glob("_sk*.so"):
         try:
             library = ctypes.CDLL(str(path))
         except OSError:  # built for another machine
             continue
         if lanes := int(library.sk_lanes()):
-            return library, lanes
-    return None, 0
+            functions: dict[str, Callable[..., int]] = {}
+            for name, arguments in _SIGNATURES.items():
+                for suffix in ("avx2", "avx512"):
+                    function = getattr(library, f"{name}_{suffix}")
+                    function.argtypes, function.restype = (*arguments, c_int), c_int
+                    functions[f"{name}_{suffix}"] = function
+            return functions, lanes
+    return {}, 0
 
 
-_LIBRARY, LANES = _open()
+_FUNCTIONS, LANES = _open()
 _ENABLED = os.environ.get("SKSEG_KERNELS", "1") != "0"
 
 
 def available() -> bool:
-    """Whether the kernels were built, suit this CPU and are switched on.
-
-    Not while torch.jit traces, which follows torch's operations alone.
-    """
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-    return _LIBRARY is not None and _ENABLED and not tracing
+    """Whether the kernels were built, suit this CPU, and are switched on."""
+    return LANES > 0 and _ENABLED
 
 
 @contextmanager
@@ -54,52 +145,111 @@ def disabled() -> Iterator[None]:
         _ENABLED = before
 
 
-def take(conv: nn.Conv2d) -> bool:
-    """Whether the kernels take the weight and the output of a convolution: float32 on the CPU."""
-    return (
-        available()
-        and conv.weight.device.type == "cpu"
-        and conv.weight.dtype is torch.float32
-        and conv.out_channels % LANES == 0
-    )
+def _call(name: str, *args: object) -> None:
+    """Call a kernel with torch's number of threads.
+
+    Raises:
+        TypeError: An argument is not what the kernel reads.
+        MemoryError: The kernel could not allocate.
+    """
+    if len(args) != len(_SIGNATURES[name]):  # ctypes lets surplus arguments pass
+        raise TypeError(f"{name} has {len(_SIGNATURES[name])} arguments, got {len(args)}")
+    try:
+        function = _FUNCTIONS[f"{name}_avx{512 if LANES == 16 else 2}"]
+        failed = function(*args, torch.get_num_threads())
+    except ctypes.ArgumentError as error:
+        raise TypeError(f"{name}: {error}") from error
+    if failed:
+        raise MemoryError(f"{name} could not allocate memory")
 
 
-def fits(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether the kernels take what a convolution makes of an input.
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a tensor is contiguous and has this shape."""
+    if tensor.shape != shape or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous and of shape {list(shape)}, "
+            f"got shape {list(tensor.shape)}, strides {list(tensor.stride())}"
+        )
 
-    They know nothing of types and sizes: what does not match here would be read as it is not.
+
+def _check_maps(maps: Sequence[Tensor], *others: Tensor) -> torch.Size:
+    """Return the shape of channels-last maps; raise ValueError for others.
 
     Args:
-        x: [B, C, H, W], to be float32 on the CPU, of the convolution's channels.
-        conv: to take it.
+        maps: One for each branch.
+        *others: Further maps of the same shape.
     """
-    return (
-        take(conv)
-        and x.device.type == "cpu"
-        and x.dtype is torch.float32
-        and x.dim() == 4
-        and x.numel() > 0
-        and x.shape[1] == conv.in_channels
-    )
+    if not 1 <= len(maps) <= MAX_BRANCHES:
+        raise ValueError(f"there must be 1 to {MAX_BRANCHES} branches, got {len(maps)}")
+    shape = maps[0].shape
+    for t in (*maps, *others):
+        if (
+            t.dim() != 4
+            or t.shape != shape
+            or t.numel() == 0
+            or not t.is_contiguous(memory_format=torch.channels_last)
+        ):
+            raise ValueError(
+                "maps must be [B, C, H, W], channels last, of one shape and not empty, "
+                f"got shape {list(t.shape)}, strides {list(t.stride())} beside {list(shape)}"
+            )
+    if shape[1] % LANES:
+        raise ValueError(f"maps must have a multiple of {LANES} channels, got {shape[1]}")
+    return shape
 
 
-def has_conv(channels: int, groups: int, dilation: int) -> bool:
-    """Whether there are kernels for 3x3 convolutions of as many channels out as in, stride 1.
+def _check_convolutions(weights: Sequence[Tensor], dilations: Sequence[int], channels: int) -> int:
+    """Return the channels a group of 3x3 weights; raise ValueError for others."""
+    group = weights[0].shape[1]
+    for weight in weights:
+        if weight.shape != (channels, group, 3, 3):
+            raise ValueError(
+                f"weights must be of shape [{channels}, {group}, 3, 3], got {list(weight.shape)}"
+            )
+    _check_geometry(group, channels, len(weights), dilations)
+    return group
 
-    Args:
-        channels: in and out, a multiple of `LANES`.
-        groups: of the convolutions.
-        dilation: the largest of the branches.
-    """
-    return channels in [g * groups for g in (4, 8, 16, 32)] and dilation <= _MAX_DILATION
+
+def _check_geometry(group: int, channels: int, branches: int, dilations: Sequence[int]) -> None:
+    if group not in GROUP_WIDTHS or channels % max(group, LANES):
+        raise ValueError(
+            f"there are kernels for {GROUP_WIDTHS} channels a group, got {group} of {channels}"
+        )
+    if len(dilations) != branches or not all(1 <= d <= MAX_DILATION for d in dilations):
+        raise ValueError(
+            f"dilations must be one for each of {branches} branches, 1 to {MAX_DILATION}, "
+            f"got {list(dilations)}"
+        )
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Reorder a weight [C, G, 3, 3] as `conv` reads it: [C / LANES, 3, G, 3, LANES]."""
+    """Reorder a weight as `conv` reads it.
+
+    Args:
+        weight: [C, G, 3, 3], of any strides.
+
+    Returns:
+        [C / LANES, 3, G, 3, LANES].
+    """
     c, g = weight.shape[:2]
+    _check_convolutions([weight], [1], c)
     packed = weight.new_empty(c // LANES, 3, g, 3, LANES)
-    _call("sk_pack", _p(weight), _ints(weight.stride()), _p(packed), c, g)
+    _call("sk_pack", weight, weight.stride(), packed, c, g)
     return packed
+
+
+class Convolved(NamedTuple):
+    """What `conv` returns.
+
+    Attributes:
+        maps: M maps [B, C, H, W], channels last.
+        sums: [B, bands, M, 2, C], the sums over bands of rows of the maps and of their squares.
+        pooled: [B, C], the mean over the image of the sum of the maps.
+    """
+
+    maps: list[Tensor]
+    sums: Tensor
+    pooled: Tensor
 
 
 def conv(
@@ -108,86 +258,105 @@ def conv(
     dilations: Sequence[int],
     biases: Sequence[Tensor] | None = None,
     relu: bool = False,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Convolve one input with the 3x3 kernels of every branch, stride 1, same padding.
+) -> Convolved:
+    """Convolve one input with the 3x3 kernels of every branch, with stride 1 and same padding.
 
     Args:
-        x: [B, C, H, W] float32, channels last.
-        weights: packed, one for each branch.
-        dilations: one for each branch.
+        x: [B, C, H, W].
+        weights: Of each branch, as `pack` returns them.
+        dilations: Of each branch, 1 to `MAX_DILATION`.
         biases: [C] for each branch.
-        relu: whether a ReLU follows.
-
-    Returns:
-        The maps [B, C, H, W], channels last; sums [B, bands, M, 2, C] over bands of their rows, of
-        the values and of their squares; and the mean over the image of their sum, [B, C].
+        relu: Whether a ReLU follows.
     """
-    b, c, h, w = x.shape
+    b, c, h, w = _check_maps([x])
+    g = weights[0].shape[2] if weights[0].dim() == 5 else 0
+    _check_geometry(g, c, len(weights), dilations)
+    for weight in weights:
+        _check("a packed weight", weight, (c // LANES, 3, g, 3, LANES))
+    for bias in biases or ():
+        _check("a bias", bias, (c,))
+    if len(weights) > MAX_BRANCHES or (biases is not None and len(biases) != len(weights)):
+        raise ValueError(f"the kernels take up to {MAX_BRANCHES} weights, each with its bias")
     maps = [torch.empty_like(x) for _ in weights]
     bands = max(-(-h // _BAND_ROWS), min(h, -(-torch.get_num_threads() // b)))
     rows = -(-h // bands)
     sums, pooled = x.new_empty(b, -(-h // rows), len(weights), 2, c), x.new_empty(b, c)
     _call(
         "sk_conv",
-        *(_p(x), len(weights), _ints(dilations), _ps(weights)),
-        *(None if biases is None else _ps(biases), _ps(maps), _p(sums), _p(pooled)),
-        *(b, h, w, c, weights[0].shape[2], int(relu), rows),
+        *(x, len(weights), dilations, weights, biases, maps, sums, pooled),
+        *(b, h, w, c, g, int(relu), rows),
     )
-    return maps, sums, pooled
+    return Convolved(maps, sums, pooled)
 
 
 def sums(maps: Sequence[Tensor]) -> Tensor:
-    """Sum maps [B, C, H, W], channels last, and their squares over parts: [B, parts, M, 2, C]."""
-    b, c, h, w = maps[0].shape
+    """Sum maps [B, C, H, W] and their squares over parts of an image: [B, parts, M, 2, C]."""
+    b, c, h, w = _check_maps(maps)
     out = maps[0].new_empty(b, _parts(b, h * w), len(maps), 2, c)
-    _call("sk_sums", len(maps), _ps(maps), _p(out), b, h * w, c, out.shape[1])
+    _call("sk_sums", len(maps), maps, out, b, h * w, c, out.shape[1])
     return out
 
 
-class Norms(NamedTuple):
-    """The batch norms of M branches, each [M, C].
-
-    Attributes:
-        mean: of the batch, or the running mean of a norm in evaluation.
-        rstd: 1 / sqrt(variance + eps), likewise.
-        scale: of map * scale + shift, what the norm does.
-        shift: likewise.
-    """
-
-    mean: Tensor
-    rstd: Tensor
-    scale: Tensor
-    shift: Tensor
+# Rows of the norms [5, M, C] that `statistics` returns.
+MEAN, RSTD, SCALE, SHIFT, VARIANCE = range(5)
 
 
 def statistics(
     sums: Tensor,
     count: int,
-    norms: Sequence[nn.BatchNorm2d],
-    by_batch: Sequence[bool],
-    momentum: Sequence[float],
-) -> Norms:
-    """Return what norms do, and let the running statistics follow those of the batch.
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    eps: Sequence[float],
+    running: Sequence[Tensor | None],
+) -> Tensor:
+    """Compute what the batch norms of M branches do.
 
     Args:
         sums: [B, parts, M, 2, C], as `conv` and `sums` return them.
-        count: pixels of a map, over the batch.
-        norms: affine ones, float32.
-        by_batch: whether each uses the statistics of the batch.
-        momentum: share of the batch's statistics in the new running ones; negative to leave them.
+        count: Pixels of a map, over the batch.
+        weights: [C] for each norm.
+        biases: [C] for each norm.
+        eps: Of each norm.
+        running: The mean and the variance, [C] each, for each norm that uses running statistics;
+            None, twice, for each norm that uses those of the batch.
+
+    Returns:
+        [5, M, C]: mean; 1 / sqrt(variance + eps); scale and shift, the norm being
+        map * scale + shift; and variance, biased.
     """
     b, parts, m, _, c = sums.shape
-    found = Norms(*sums.new_empty(4, m, c))
-    running = (ctypes.c_void_p * (2 * m))(
-        *(t if t is None else t.data_ptr() for n in norms for t in (n.running_mean, n.running_var))
-    )
+    _check("sums", sums, (b, parts, m, 2, c))
+    if not len(weights) == len(biases) == len(eps) == len(running) / 2 == m:
+        raise ValueError(f"there must be a weight, bias, eps, mean and variance for {m} norms")
+    for tensor in (*weights, *biases, *running):
+        if tensor is not None:
+            _check("a norm's parameter", tensor, (c,))
+    norms = sums.new_empty(5, m, c)
+    _call("sk_statistics", m, sums, weights, biases, eps, running, norms, b * parts, count, c)
+    return norms
+
+
+def update_running(
+    mean: Tensor, variance: Tensor, norms: Tensor, branch: int, momentum: float, count: int
+) -> None:
+    """Move the running statistics of a norm towards those of the batch, in place.
+
+    Args:
+        mean: [C], the running mean.
+        variance: [C], the running variance.
+        norms: [5, M, C], as `statistics` returns it.
+        branch: Of the norm.
+        momentum: The share of the batch.
+        count: Pixels of a map, over the batch.
+    """
+    c = mean.shape[0]
+    _check("norms", norms, (5, norms.shape[1], c))
+    for tensor in (mean, variance):
+        _check("running statistics", tensor, (c,))
     _call(
-        "sk_statistics",
-        *(m, _p(sums), _ps([n.weight for n in norms]), _ps([n.bias for n in norms])),
-        *(_floats([n.eps for n in norms]), _ints(by_batch), _floats(momentum), running),
-        *(*map(_p, found), b * parts, count, c),
+        "sk_update_running",
+        *(norms[MEAN, branch], norms[VARIANCE, branch], mean, variance, momentum, count, c),
     )
-    return found
 
 
 def select(
@@ -197,120 +366,136 @@ def select(
     shift: Tensor | None = None,
     in_place: bool = False,
 ) -> Tensor:
-    """Sum the branches by their attention, after norm and ReLU where a scale is given.
+    """Sum the branches, weighed by their attention; after norm and ReLU if there is a scale.
 
     Args:
-        maps: [B, C, H, W] float32, channels last.
+        maps: M maps [B, C, H, W].
         attention: [B, M, C].
         scale: [M, C] of relu(map * scale + shift).
-        shift: likewise.
-        in_place: whether the first map may be overwritten, and returned: a map fewer to allocate,
-            whose page faults cost more than the sum.
+        shift: [M, C].
+        in_place: Whether to overwrite and return the first map. That saves an allocation, whose
+            page faults cost more than the sum.
     """
-    b, c, h, w = maps[0].shape
+    b, c, h, w = _check_maps(maps)
+    _check("attention", attention, (b, len(maps), c))
+    for tensor in (scale, shift):
+        if tensor is not None:
+            _check("scale and shift", tensor, (len(maps), c))
+    if (scale is None) != (shift is None):
+        raise ValueError("scale and shift must be given together")
     out = maps[0] if in_place else torch.empty_like(maps[0])
-    norm = (None, None) if scale is None or shift is None else (_p(scale), _p(shift))
-    _call("sk_select", len(maps), _ps(maps), *norm, _p(attention), _p(out), b, h * w, c)
+    _call("sk_select", len(maps), maps, scale, shift, attention, out, b, h * w, c)
     return out
 
 
 def pool(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
-    """Return the mean over the image of the sum of relu(map * scale + shift): [B, C]."""
-    b, c, h, w = maps[0].shape
+    """Return the mean over the image of the sum of relu(map * scale + shift): [B, C].
+
+    Args:
+        maps: M maps [B, C, H, W].
+        scale: [M, C].
+        shift: [M, C].
+    """
+    b, c, h, w = _check_maps(maps)
+    for tensor in (scale, shift):
+        _check("scale and shift", tensor, (len(maps), c))
     parts = _parts(b, h * w)
     sums, pooled = maps[0].new_empty(b, parts, c), maps[0].new_empty(b, c)
-    _call(
-        "sk_pool",
-        *(len(maps), _ps(maps), _p(scale), _p(shift), _p(sums), _p(pooled), b, h * w, c, parts),
-    )
+    _call("sk_pool", len(maps), maps, scale, shift, sums, pooled, b, h * w, c, parts)
     return pooled
 
 
-def gradient_sums(maps: Sequence[Tensor], norms: Norms, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over each image, where relu(map * scale + shift) passes, what the gradients need.
+def gradient_sums(
+    maps: Sequence[Tensor], norms: Tensor, attention: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the attention's gradient, and what `norm_gradients` needs of the output's.
+
+    Args:
+        maps: M maps [B, C, H, W].
+        norms: [5, M, C].
+        attention: [B, M, C].
+        grad: [B, C, H, W], the gradient of the unit's output.
 
     Returns:
-        Sums [B, M, 4, C]: of grad, of 1, of grad * map, of map. And the attention's gradient,
-        [B, M, C].
+        The link [5, B, M, C]: over each image, where relu(map * scale + shift) is positive, the
+        sums of grad, of 1, of grad * map, and of map; and the attention. And the gradient of the
+        attention, [B, M, C].
     """
-    b, c, h, w = maps[0].shape
-    parts = maps[0].new_empty(b, _parts(b, h * w), len(maps), 4, c)
-    sums, d_attention = parts.new_empty(b, len(maps), 4, c), parts.new_empty(b, len(maps), c)
+    b, c, h, w = _check_maps(maps, grad)
+    m = len(maps)
+    _check("norms", norms, (5, m, c))
+    _check("attention", attention, (b, m, c))
+    parts = grad.new_empty(b, _parts(b, h * w), m, 4, c)
+    link, d_attention = grad.new_empty(5, b, m, c), grad.new_empty(b, m, c)
     _call(
         "sk_grad_sums",
-        *(len(maps), _ps(maps), _p(norms.scale), _p(norms.shift), _p(grad)),
-        *(_p(parts), _p(sums), _p(d_attention), b, h * w, c, parts.shape[1]),
+        *(m, maps, norms[SCALE], norms[SHIFT], attention, grad, parts, link, d_attention),
+        *(b, h * w, c, parts.shape[1]),
     )
-    return sums, d_attention
+    return link, d_attention
 
 
 class NormGradients(NamedTuple):
-    """What `norm_gradients` finds.
+    """What `norm_gradients` returns.
 
-    A map's gradient is p * grad + q where the ReLU passes, else 0, and r * map + s everywhere.
+    The gradient of a map is all_scale * map + all_shift, plus open_scale * grad + open_shift where
+    the ReLU is open.
 
     Attributes:
-        p: [B, M, C].
-        q: [B, M, C].
-        r: [M, C].
-        s: [M, C].
+        open_scale: [B, M, C].
+        open_shift: [B, M, C].
+        all_scale: [M, C].
+        all_shift: [M, C].
         weight: [M, C], the gradient of the norms' weights.
-        bias: likewise.
+        bias: [M, C], the gradient of the norms' biases.
     """
 
-    p: Tensor
-    q: Tensor
-    r: Tensor
-    s: Tensor
+    open_scale: Tensor
+    open_shift: Tensor
+    all_scale: Tensor
+    all_shift: Tensor
     weight: Tensor
     bias: Tensor
 
 
 def norm_gradients(
-    norms: Norms,
-    sums: Tensor,
-    attention: Tensor,
-    d_pooled: Tensor,
-    by_batch: Sequence[bool],
-    pixels: int,
+    norms: Tensor, link: Tensor, d_pooled: Tensor, by_batch: Sequence[bool], pixels: int
 ) -> NormGradients:
-    """Go back through select, pooling, ReLU and norm, short of the maps themselves.
+    """Compute the gradients of the norms, and all that the gradients of the maps need.
 
     Args:
-        norms: of the branches.
-        sums: [B, M, 4, C] of `gradient_sums`.
-        attention: [B, M, C].
+        norms: [5, M, C].
+        link: [5, B, M, C], as `gradient_sums` returns it.
         d_pooled: [B, C], the gradient of the pooled features.
-        by_batch: whether each norm uses the statistics of the batch.
-        pixels: of a map of one image.
+        by_batch: Whether each norm uses the statistics of the batch.
+        pixels: Of a map of one image.
     """
-    b, m, c = attention.shape
-    found = NormGradients(*sums.new_empty(2, b, m, c), *sums.new_empty(4, m, c))
-    _call(
-        "sk_norm_gradients",
-        *(m, _p(sums), _p(attention), _p(d_pooled), _p(norms.mean), _p(norms.rstd)),
-        *(_p(norms.scale), _ints(by_batch), *map(_p, found), b, pixels, c),
-    )
+    _, b, m, c = link.shape
+    _check("link", link, (5, b, m, c))
+    _check("norms", norms, (5, m, c))
+    _check("d_pooled", d_pooled, (b, c))
+    found = NormGradients(*link.new_empty(2, b, m, c), *link.new_empty(4, m, c))
+    _call("sk_norm_gradients", m, link, d_pooled, norms, by_batch, *found, b, pixels, c)
     return found
 
 
 def gradient_maps(
-    maps: Sequence[Tensor], norms: Norms, grad: Tensor, found: NormGradients
+    maps: Sequence[Tensor], norms: Tensor, grad: Tensor, found: NormGradients
 ) -> list[Tensor]:
-    """Return each map's gradient, see :class:`NormGradients`.
+    """Return the gradient of each map, see :class:`NormGradients`.
 
     Args:
-        maps: [B, C, H, W] float32, channels last.
-        norms: of the branches.
-        grad: [B, C, H, W] float32, channels last, of the unit's output.
-        found: of `norm_gradients`.
+        maps: M maps [B, C, H, W].
+        norms: [5, M, C].
+        grad: [B, C, H, W], the gradient of the unit's output.
+        found: Of `norm_gradients`.
     """
-    b, c, h, w = maps[0].shape
+    b, c, h, w = _check_maps(maps, grad)
+    _check("norms", norms, (5, len(maps), c))
     out = [torch.empty_like(m) for m in maps]
     _call(
         "sk_grad_maps",
-        *(len(maps), _ps(maps), _p(norms.scale), _p(norms.shift), _p(grad)),
-        *(*map(_p, found[:4]), _ps(out), b, h * w, c),
+        *(len(maps), maps, norms[SCALE], norms[SHIFT], grad, *found[:4], out, b, h * w, c),
     )
     return out
 
@@ -320,90 +505,83 @@ def backward(
     weights: Sequence[Tensor],
     dilations: Sequence[int],
     maps: Sequence[Tensor],
-    norms: Norms,
+    norms: Tensor,
     grad: Tensor,
     found: NormGradients,
-    wants: tuple[bool, bool],
-) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Make the maps' gradients as `gradient_maps` and take them through the convolutions.
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Compute the gradients of the maps as `gradient_maps` and pass them through the convolutions.
 
     Args:
-        x: [B, C, H, W] float32, channels last, the input of all branches.
+        x: [B, C, H, W], the input of all branches.
         weights: [C, G, 3, 3] of each branch.
-        dilations: one for each branch.
-        maps: as of `gradient_maps`, as the next three.
-        norms: likewise.
-        grad: likewise.
-        found: likewise.
-        wants: whether gradients are wanted of the input and of the weights.
+        dilations: Of each branch.
+        maps: M maps [B, C, H, W].
+        norms: [5, M, C].
+        grad: [B, C, H, W], the gradient of the unit's output.
+        found: Of `norm_gradients`.
+        needs: Whether to compute the gradient of the input, and those of the weights.
 
     Returns:
-        The gradients of the input and of each weight, None where not wanted.
+        The gradient of the input, or None; and of each weight, or an empty list.
     """
-    b, c, h, w = x.shape
-    m, g, threads = len(weights), weights[0].shape[1], torch.get_num_threads()
+    b, c, h, w = _check_maps(maps, x, grad)
+    g = _check_convolutions(weights, dilations, c)
+    m, threads = len(weights), torch.get_num_threads()
+    _check("norms", norms, (5, m, c))
     block = max(g, LANES)
     splits = 1 if c // block >= threads else min(b, -(-threads * block // c))
     rows = max(_BAND_ROWS // 2, min(h, _SCRATCH // (m * w * block) - 2 * max(dilations)))
-    d_x = torch.empty_like(x) if wants[0] else None
+    d_x = torch.empty_like(x) if needs[0] else None
     d_weights = [
         torch.empty_strided((splits, *weight.shape), (weight.numel(), *weight.stride()))
         for weight in weights
-        if wants[1]
+        if needs[1]
     ]
-    strides = _ints([stride for weight in weights for stride in weight.stride()])
+    strides = [stride for weight in weights for stride in weight.stride()]
     _call(
         "sk_backward",
-        *(_p(x), m, _ints(dilations), _ps(weights), strides),
-        *(_ps(maps), _p(norms.scale), _p(norms.shift), _p(grad), *map(_p, found[:4])),
-        *(None if d_x is None else _p(d_x), _ps(d_weights) if d_weights else None),
-        *(b, h, w, c, g, splits, rows),
+        *(x, m, dilations, weights, strides, maps, norms[SCALE], norms[SHIFT], grad, *found[:4]),
+        *(d_x, d_weights or None, b, h, w, c, g, splits, rows),
     )
-    if not wants[1]:
-        return d_x, [None] * m
     return d_x, [d[0] if splits == 1 else d.sum(0) for d in d_weights]
 
 
-def fits_depthwise(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether `depthwise_gradient` takes what a convolution makes of an input.
-
-    Args:
-        x: [B, C, H, W], to be float32 on the CPU, of the convolution's channels.
-        conv: to be depthwise, with a square kernel of 3 to 9 taps a side.
-    """
-    return (
-        available()
-        and all(t.device.type == "cpu" and t.dtype is torch.float32 for t in (x, conv.weight))
-        and conv.groups == conv.in_channels == conv.out_channels
-        and conv.kernel_size[0] == conv.kernel_size[1] in _DEPTHWISE_KERNELS
-        and conv.stride[0] == conv.stride[1]
-        and conv.dilation[0] == conv.dilation[1]
-        and not isinstance(conv.padding, str)
-        and conv.padding_mode == "zeros"
-        and x.dim() == 4
-        and x.shape[1] == conv.in_channels
-        and 0 < x.numel() < 2**31  # strides are passed as ints
-    )
-
-
-def depthwise_gradient(x: Tensor, grad: Tensor, conv: nn.Conv2d) -> Tensor:
+def depthwise_gradient(
+    x: Tensor,
+    grad: Tensor,
+    kernel_size: int,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+) -> Tensor:
     """Return the gradient of a depthwise convolution's weight, [C, 1, K, K].
 
-    Torch's takes 10 to 30 times as long with kernels of 5 or more taps a side, see
+    Torch takes 10 to 30 times as long for kernels of 5 or more taps a side, see
     docs/performance.md.
 
     Args:
-        x: [B, C, H, W] float32, of any strides, the convolution's input.
-        grad: [B, C, H', W'] float32, of any strides, the gradient of its output.
-        conv: for which `fits_depthwise`.
+        x: [B, C, H, W], of any strides, the convolution's input.
+        grad: [B, C, H', W'], of any strides, the gradient of its output.
+        kernel_size: K, one of `DEPTHWISE_KERNELS`.
+        stride: Of the convolution, in both directions.
+        padding: Of the convolution, vertically and horizontally.
+        dilation: Of the convolution, in both directions.
     """
+    if kernel_size not in DEPTHWISE_KERNELS:
+        raise ValueError(f"kernel_size must be one of {DEPTHWISE_KERNELS}, got {kernel_size}")
+    if not 0 < x.numel() < 2**31 or grad.numel() >= 2**31:  # strides are passed as ints
+        raise ValueError(f"x must have 1 to 2^31 - 1 elements, got {x.numel()}")
     b, c, h, w = x.shape
-    d_weight = torch.empty(conv.weight.shape)
+    reach = dilation * (kernel_size - 1) + 1
+    sides = [(s + 2 * p - reach) // stride + 1 for s, p in zip((h, w), padding, strict=True)]
+    if grad.shape != (b, c, *sides):
+        raise ValueError(f"grad must be of shape {[b, c, *sides]}, got {list(grad.shape)}")
+    d_weight = torch.empty(c, 1, kernel_size, kernel_size)
     _call(
         "sk_depthwise_grad",
-        *(_p(x), _ints(x.stride()), _p(grad), _ints(grad.stride()), _p(d_weight)),
-        *(b, c, h, w, *grad.shape[2:], conv.kernel_size[0], conv.stride[0], conv.dilation[0]),
-        *conv.padding,
+        *(x, x.stride(), grad, grad.stride(), d_weight),
+        *(b, c, h, w, *sides, kernel_size, stride, dilation, *padding),
     )
     return d_weight
 
@@ -411,24 +589,3 @@ def depthwise_gradient(x: Tensor, grad: Tensor, conv: nn.Conv2d) -> Tensor:
 def _parts(batch: int, pixels: int) -> int:
     """Partial sums of an image: enough for all threads, few enough to cost nothing themselves."""
     return max(1, min(16, pixels // _PART_PIXELS), -(-torch.get_num_threads() // batch))
-
-
-def _call(name: str, *args: object) -> None:
-    function = getattr(_LIBRARY, f"{name}_avx{512 if LANES == 16 else 2}")
-    function(*args, torch.get_num_threads())
-
-
-def _p(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _ps(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
-
-
-def _ints(values: Sequence[int]) -> ctypes.Array[ctypes.c_int]:
-    return (ctypes.c_int * len(values))(*values)
-
-
-def _floats(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
-    return (ctypes.c_float * len(values))(*values)

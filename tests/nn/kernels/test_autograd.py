@@ -14,13 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 from skseg.convert import optimize_for_inference
 from skseg.nn import SKConv2d, record_attention
+from skseg.nn.blocks import paths_of
+from skseg.nn.dispatch import convolve, uses_kernels
 from skseg.nn.kernels import ops as kernels
-from skseg.nn.kernels.autograd import convolve, is_fusable
 
 needs_kernels = pytest.mark.skipif(
     not kernels.available(), reason="the kernels are not built or do not suit this CPU"
 )
 pytestmark = needs_kernels
+
+
+def is_fusable(unit: SKConv2d, x: torch.Tensor) -> bool:
+    return uses_kernels(unit, paths_of(unit), x)
 
 
 @pytest.mark.parametrize("select", ["attention", "mean"])
@@ -47,7 +52,9 @@ def test_a_depthwise_unit_and_all_gradients_equal_torch(act: type, select: str) 
         assert relative(value, expected) < 2e-4
 
 
-def test_what_is_not_depthwise_or_is_watched_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_convolves_what_is_not_depthwise_or_has_hooks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = []
     original = kernels.depthwise_gradient
     monkeypatch.setattr(
@@ -232,7 +239,7 @@ def test_attention_is_recorded_and_inner_hooks_still_run() -> None:
     ],
     ids=lambda u: u.extra_repr(),
 )
-def test_what_the_kernels_do_not_know_runs_on_torch(unit: SKConv2d) -> None:
+def test_units_without_kernels_run_on_torch(unit: SKConv2d) -> None:
     x = torch.randn(2, unit.in_channels, 8, 8)
     assert not is_fusable(unit, x)
     unit(x).mean().backward()

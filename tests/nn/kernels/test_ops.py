@@ -1,6 +1,8 @@
 """The compiled kernels one by one, against torch's own operations in float64."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,7 +34,6 @@ def test_convolutions_and_their_gradients(
 ) -> None:
     channels = 32 * blocks
     groups = channels // channels_a_group
-    assert kernels.has_conv(channels, groups, max(dilations))
     torch.manual_seed(seed)
     x = torch.randn(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
     weights = [torch.randn(channels, channels_a_group, 3, 3) for _ in dilations]
@@ -46,7 +47,7 @@ def test_convolutions_and_their_gradients(
     ones = torch.ones(batch, len(dilations), channels)
     zeros = torch.zeros_like(ones)
     # Norms and ReLU that pass everything, and an attention of 1.
-    norms = kernels.Norms(zeros[0], ones[0], zeros[0], ones[0])
+    norms = torch.stack([zeros[0], ones[0], zeros[0], ones[0], ones[0]])
     found = kernels.NormGradients(ones, zeros, *[zeros[0]] * 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "LANES", lanes)
@@ -90,7 +91,101 @@ def test_gradient_of_a_depthwise_weight(
     out.backward(grad.double())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "LANES", lanes)
-        assert kernels.fits_depthwise(x, conv)
-        found = kernels.depthwise_gradient(x, grad, conv)
+        found = kernels.depthwise_gradient(x, grad, kernel, stride, padding, dilation)
     assert found.shape == conv.weight.shape
     assert (found - exact.weight.grad).abs().max() < 1e-4  # of sums of up to 2700 products
+
+
+def a_map(channels: int = 32) -> torch.Tensor:
+    return torch.randn(2, channels, 5, 4).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kernels.sums([a_map().double()]), TypeError, "float32.*float64"),
+        (lambda: kernels.sums([a_map().contiguous()]), ValueError, "channels last"),
+        (lambda: kernels.sums([a_map(), a_map(64)]), ValueError, r"of one shape.*\[2, 64, 5, 4\]"),
+        (lambda: kernels.sums([a_map(20)]), ValueError, "channels, got 20"),
+        (lambda: kernels.sums([a_map()[:0]]), ValueError, "not empty"),
+        (lambda: kernels.sums([]), ValueError, "got 0"),
+        (lambda: kernels.sums([a_map()] * 9), ValueError, "1 to 8 branches, got 9"),
+        (
+            lambda: kernels.select([a_map()], torch.ones(2, 2, 32)),
+            ValueError,
+            r"attention must be .*\[2, 1, 32\]",
+        ),
+        (
+            lambda: kernels.select([a_map()], torch.ones(2, 32, 1).transpose(1, 2)),
+            ValueError,
+            "attention must be contiguous",
+        ),
+        (
+            lambda: kernels.select([a_map()], torch.ones(2, 1, 32), torch.ones(1, 32)),
+            ValueError,
+            "together",
+        ),
+        (lambda: kernels.pack(torch.ones(32, 5, 3, 3)), ValueError, "got 5 of 32"),
+        (lambda: kernels.pack(torch.ones(32, 4, 5, 5)), ValueError, r"\[32, 4, 3, 3\]"),
+        (
+            lambda: kernels.conv(a_map(), [kernels.pack(torch.ones(32, 4, 3, 3))], [5]),
+            ValueError,
+            r"1 to 4, got \[5\]",
+        ),
+        (
+            lambda: kernels.conv(a_map(64), [kernels.pack(torch.ones(32, 4, 3, 3))], [1]),
+            ValueError,
+            "a packed weight",
+        ),
+        (
+            lambda: kernels.depthwise_gradient(a_map(), a_map(), 4, 1, (1, 1), 1),
+            ValueError,
+            "kernel_size",
+        ),
+        (
+            lambda: kernels.depthwise_gradient(a_map(), a_map(), 3, 1, (0, 0), 1),
+            ValueError,
+            r"grad must be of shape \[2, 32, 3, 2\]",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_kernels_would_misread_is_refused(call, error, message) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_wrong_argument_is_a_type_error() -> None:
+    out = torch.empty(2, 1, 1, 2, 32)
+    with pytest.raises(TypeError, match="arguments, got 1"):
+        kernels._call("sk_sums", 1)
+    with pytest.raises(TypeError):
+        kernels._call("sk_sums", 1, [a_map()], out, 2, 20, 32, 1.5)
+    with pytest.raises(TypeError):
+        kernels._call("sk_sums", 1, [a_map()], 12345, 2, 20, 32, 1)
+
+
+TOO_LARGE = """
+import resource
+import torch
+from skseg.nn.kernels import ops
+torch.set_num_threads(1)
+small = torch.randn(1, 16, 3, 8)
+ops.depthwise_gradient(small, small, 3, 1, (1, 1), 1)  # starts what OpenMP needs
+x = torch.randn(1, 16, 1, 1 << 20)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 24), resource.RLIM_INFINITY))
+try:
+    ops.depthwise_gradient(x, x, 3, 1, (1, 1), 1)
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_a_kernel_without_memory_is_a_memory_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_LARGE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sk_depthwise_grad" in done.stdout
