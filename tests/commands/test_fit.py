@@ -57,7 +57,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--data.crop_size", "[0,64]"], "data.crop_size"),
         (["--model.encoder_weights", "imagenet"], "Wrong pretrained weights `imagenet`"),
         (["--model.sk.branches", "[[4]]"], "kernel sizes must be odd and positive, got 4"),
-        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch must be (kernel size, dilation, groups)"),
+        (["--model.sk.branches", "[[3,1,1,1]]"], "a branch must be (kernel size, dilation"),
         (["--model.sk.reduction", "0"], "reduction must be at least 1, got 0"),
         (["--model.sk.stages", "[3]"], "model.sk.stages is for encoders that are converted"),
         (
