@@ -3,7 +3,6 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -16,7 +15,9 @@ from skseg.attention.plots import (
     plot_images,
     stage_weights,
 )
+from skseg.attention.records import AttentionFile, AttentionRecord
 from skseg.errors import UserError
+from skseg.files import whole_file
 from skseg.metrics.estimates import interval_words
 from skseg.training.task import SegmentationTask
 
@@ -24,65 +25,74 @@ _RECORD = "attention.json"
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise UserError where results would replace others that the user wants to keep."""
+    """Check that results can be written to a folder.
+
+    Raises:
+        UserError: The folder has results and `overwrite` is false, or it is a file.
+    """
     if (output / _RECORD).exists() and not overwrite:
         raise UserError(
-            f"{output / _RECORD} exists already; choose another --output, or --overwrite"
+            f"{output / _RECORD} already exists; choose another `output`, or `overwrite`"
         )
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file")
+        raise UserError(f"`output` {output} is a file")
 
 
 def write_attention(
     output: Path,
-    record: dict[str, Any],
-    seen: Observations,
+    record: AttentionFile,
+    observations: Observations,
     task: SegmentationTask,
     pictures: int,
 ) -> None:
     """Write all results to a folder.
 
-    `attention.json`; `images.csv`, the branches' weights in each stage and the preferred kernel of
-    each image (first network); `growth.png`, `by_class.png`, `by_size.png` and `images.png`.
+    These are `attention.json`; `images.csv`, with the branches' weights in each stage and the
+    preferred kernel of each image (first network); `growth.png`, `by_class.png`, `by_size.png` and
+    `images.png`.
 
     Args:
-        output: folder, made if missing.
-        record: of `skseg.attention.claims.attention_record`, with what else to write.
-        seen: what it comes from.
-        task: the first network, for its classes and colours.
-        pictures: how many images to draw, evenly spread.
+        output: The folder, created if missing.
+        record: The content of `attention.json`.
+        observations: The observations that it was computed from.
+        task: The first network, for its classes and colors.
+        pictures: Number of images in `images.png`, evenly spread; 0 for none.
     """
     output.mkdir(parents=True, exist_ok=True)
-    kernels = branch_names(seen.units)
+    kernels = branch_names(observations.units)
     with (output / "images.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "stage", "preferred", *kernels])
-        for whole in seen.whole:
-            for stage, weights in stage_weights(whole.weights, seen.units).items():
+        for whole in observations.whole:
+            for stage, weights in stage_weights(whole.weights, observations.units).items():
                 preferred = kernels[int(np.argmax(weights))]
                 writer.writerow([whole.sample.name, stage, preferred, *weights])
-    what = "weight of the largest kernel, %, {} as they are (number)"
+    title = "weight of the largest kernel in %, objects at original size, by {} (number of objects)"
     figures = {
         "growth": plot_growth(record),
-        "by_class": plot_groups(record, "by_class", what.format("objects of a class")),
-        "by_size": plot_groups(record, "by_size", what.format("objects of a size")),
+        "by_class": plot_groups(record, "by_class", title.format("class")),
+        "by_size": plot_groups(record, "by_size", title.format("size")),
     }
     if pictures > 0:
-        count = min(pictures, len(seen.whole))
-        chosen = np.linspace(0, len(seen.whole) - 1, count).astype(int)
+        count = min(pictures, len(observations.whole))
+        chosen = np.linspace(0, len(observations.whole) - 1, count).astype(int)
         figures["images"] = plot_images(
-            [seen.whole[i] for i in chosen], seen.units, task.class_names, task.colors
+            [observations.whole[i] for i in chosen],
+            observations.units,
+            task.class_names,
+            task.colors,
         )
     for name, figure in figures.items():
         figure.savefig(output / f"{name}.png")
-    text = json.dumps(record, indent=1, allow_nan=False)
-    (output / _RECORD).write_text(text + "\n")  # last, as it stands for all of them
+    # Last, as its presence marks the results as complete.
+    with whole_file(output / _RECORD) as part:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
-def growth_table(record: dict[str, Any]) -> Table:
-    """Tabulate what growth does to each stage."""
+def growth_table(record: AttentionRecord) -> Table:
+    """Return a table of how each stage changes when objects grow."""
     growth = record["growth"]
-    table = Table(title=f"an object grows from 1x to {growth['factors'][-1]:g}x")
+    table = Table(title=f"objects grow from 1x to {growth['factors'][-1]:g}x")
     table.add_column("stage")
     table.add_column("channels", justify="right")
     table.add_column("weight of the largest kernel, points", justify="right")
@@ -99,22 +109,23 @@ def growth_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def selection_table(record: dict[str, Any]) -> Table:
-    """Tabulate how far attention follows the image, and say what that is worth."""
+def selection_table(record: AttentionRecord) -> Table:
+    """Return a table of how much attention depends on the image, and what that is worth."""
     selection = record["selection"]
     table = Table(title="standard deviation of the largest kernel's weight, points")
-    for column in ("stage", "of a channel, over images", "of channels"):
+    for column in ("stage", "of a channel over images", "over channels"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage, found in selection["variation"].items():
+    for stage, variation in selection["variation"].items():
         cells = [
-            f"{100 * found[key]['value']:.2f}{interval_words(found[key], 100, '.2f')}"
-            for key in ("over_images", "over_channels")
+            f"{100 * found['value']:.2f}{interval_words(found, 100, '.2f')}"
+            for found in (variation["over_images"], variation["over_channels"])
         ]
         table.add_row(stage, *cells)
-    miou, fixed, difference = (selection[key] for key in ("miou", "miou_fixed", "difference"))
+    difference = selection["difference"]
     table.caption = (
-        f"{record['images']} whole images. mIoU {100 * miou['value']:.2f}, and with each unit's "
-        f"mean attention instead {100 * fixed['value']:.2f}: following the image is worth "
-        f"{100 * difference['value']:+.2f} points{interval_words(difference, 100, '+.2f')}"
+        f"{record['images']} whole images. mIoU is {100 * selection['miou']['value']:.2f}, and "
+        f"{100 * selection['miou_fixed']['value']:.2f} with each unit's attention fixed at its "
+        f"mean. Following the image is worth {100 * difference['value']:+.2f} points"
+        f"{interval_words(difference, 100, '+.2f')}"
     )
     return table

@@ -1,9 +1,9 @@
-"""What the SK units of trained networks attend to: every number, in one pass over a split."""
+"""Collects the attention of trained networks to the objects and images of a split."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
 
-from skseg.attention.selection import Floats, Selection, SelectionReader, attention_of
+from skseg.attention.records import GrowthMethod
+from skseg.attention.selection import Floats, Selection, SelectionCollector, unit_attention
 from skseg.attention.targets import (
     Target,
     blurred_targets,
     cropped_targets,
     growth_blurs,
+    original_targets,
     read_split,
     redrawn_targets,
-    still_targets,
 )
 from skseg.data import STREETS, DatasetSpec, Pair
 from skseg.errors import UserError
@@ -29,21 +30,19 @@ from skseg.nn import Unit, attention_units, record_attention
 from skseg.training.task import SegmentationTask
 from skseg.viz import Image, Sample, shrink
 
-Growing = Literal["redraw", "crop"]
-
-_BATCH = 8  # windows at a time
+_BATCH_SIZE = 8  # windows
 
 
 @dataclass(frozen=True)
-class Attention:
+class TargetAttention:
     """One network's attention to N targets on I images, at F factors, in U units of M branches.
 
     Attributes:
-        image: int [N], which image a target is on, from 0.
-        label: int [N], its class index.
-        size: int [N], its bin of size.
+        image: Int [N], index of the image that a target is on.
+        label: Int [N], class index of the target.
+        size: Int [N], size bin of the target.
         weights: [N, F, U, M], mean over channels.
-        largest: for each unit [I, F, C], the weight of the largest kernel, averaged over an
+        largest: For each unit [I, F, C], the weight of the largest kernel, averaged over an
             image's targets; images without a target are left out.
     """
 
@@ -54,11 +53,11 @@ class Attention:
     largest: list[Floats]
 
 
-class Whole(NamedTuple):
-    """A whole image through one network.
+class ImageAttention(NamedTuple):
+    """One network's prediction of a whole image, and its attention.
 
     Attributes:
-        sample: the image, truth and prediction.
+        sample: The image, its ground truth and the prediction.
         weights: [U, M], mean over channels.
     """
 
@@ -68,68 +67,72 @@ class Whole(NamedTuple):
 
 @dataclass(frozen=True)
 class Observations:
-    """What was seen of networks with the same units.
+    """The attention of one network, or of several repetitions of one.
 
     Attributes:
-        units: by depth.
-        growing: how targets grew.
-        side: of a window, in pixels.
-        images: names of the images looked at.
-        still: for each network, its attention to every object as it is.
-        grown: for each network, its attention to objects at each of `targets.FACTORS`.
-        blurred: for growth by cropping, each network's attention to the same objects as they are,
-            and blurred as much as enlarging blurs them; else None.
-        whole: each image through the first network.
-        selections: each network's attention to whole images.
+        units: The units, by depth.
+        growth: How objects grew.
+        window: Side of the windows, in pixels.
+        images: Names of the images.
+        original: For each network, its attention to every object at its original size.
+        grown: For each network, its attention to objects at each of `targets.FACTORS`.
+        blurred: For each network, its attention to the same objects sharp, and as blurred as
+            enlarging makes them; None where growing does not blur.
+        whole: The first network's attention to each whole image.
+        selections: Each network's attention to whole images.
     """
 
     units: list[Unit]
-    growing: Growing
-    side: int
+    growth: GrowthMethod
+    window: int
     images: list[str]
-    still: list[Attention]
-    grown: list[Attention]
-    blurred: list[Attention] | None
-    whole: list[Whole]
+    original: list[TargetAttention]
+    grown: list[TargetAttention]
+    blurred: list[TargetAttention] | None
+    whole: list[ImageAttention]
     selections: list[Selection]
 
 
-def find_units(model: nn.Module) -> list[Unit]:
-    """Find the SK units that weigh kernels of different spans, in the order of depth.
+def selecting_units(model: nn.Module) -> list[Unit]:
+    """Return the SK units whose branches have kernels of different spans, by depth.
 
     Raises:
-        UserError: there is none, or they differ in the number of branches.
+        UserError: There is none, or they have different numbers of branches.
+
+    Example:
+        >>> from skseg.nn import SKConv2d
+        >>> [unit.spans for unit in selecting_units(nn.Sequential(SKConv2d(16, 16)))]
+        [(3, 5)]
     """
     units = [unit for unit in attention_units(model) if len(set(unit.spans)) > 1]
     if not units:
-        raise UserError("the network has no SK unit that weighs kernels of different sizes")
+        raise UserError("the network has no SK unit that selects among kernels of different sizes")
     if len({len(unit.spans) for unit in units}) > 1:
         raise UserError("the network's SK units have different numbers of branches")
     return units
 
 
-def read_attention(
-    task: SegmentationTask, pictures: Sequence[Image], units: Sequence[Unit]
+def compute_attention(
+    task: SegmentationTask, images: Sequence[Image], units: Sequence[Unit]
 ) -> list[Floats]:
-    """Run pictures of one size through a network.
+    """Compute each unit's attention to images of one size.
 
     Args:
-        task: a trained model in eval mode.
-        pictures: B times [H, W, 3] uint8 RGB.
-        units: of the network.
+        task: A trained model in eval mode.
+        images: B images, [H, W, 3] uint8 RGB.
+        units: Units of the network.
 
     Returns:
-        The attention [B, M, C] of each unit, that of units which attend by region averaged over
-        the regions.
+        For each unit [B, M, C]; attention by region is averaged over the regions.
     """
-    batch = torch.cat([normalize(p, task.mean, task.std, task.device) for p in pictures])
+    batch = torch.cat([normalize(p, task.mean, task.std, task.device) for p in images])
     with torch.inference_mode(), record_attention(task.model) as recorded:
         task(batch)
-    return attention_of(recorded, units)
+    return unit_attention(recorded, units)
 
 
-class _Reader:
-    """Gathers one network's attention to targets, image by image."""
+class _TargetCollector:
+    """Collects one network's attention to targets, image by image."""
 
     def __init__(self, task: SegmentationTask, units: list[Unit]) -> None:
         self.task = task
@@ -139,60 +142,60 @@ class _Reader:
         self.largest: list[list[Floats]] = [[] for _ in units]
 
     def add(self, image: int, targets: list[Target]) -> None:
-        """Look at an image's targets."""
+        """Add the targets of one image, given by its index."""
         if not targets:
             return
         windows = [window for target in targets for window in target.windows]
         parts = [
-            read_attention(self.task, windows[i : i + _BATCH], self.units)
-            for i in range(0, len(windows), _BATCH)
+            compute_attention(self.task, windows[i : i + _BATCH_SIZE], self.units)
+            for i in range(0, len(windows), _BATCH_SIZE)
         ]
-        read = [
+        by_unit = [  # each [targets, F, M, C]
             np.concatenate(of_unit).reshape(len(targets), -1, *of_unit[0].shape[1:])
             for of_unit in zip(*parts, strict=True)
-        ]  # by unit [targets, F, M, C]
+        ]
         self.targets += [(image, target.label, target.size) for target in targets]
-        self.weights.append(np.stack([a.mean(3) for a in read], axis=2))
-        for kept, unit, a in zip(self.largest, self.units, read, strict=True):
+        self.weights.append(np.stack([a.mean(3) for a in by_unit], axis=2))
+        for kept, unit, a in zip(self.largest, self.units, by_unit, strict=True):
             kept.append(a[:, :, unit.largest].mean(0))
 
-    def result(self) -> Attention:
-        """All that was gathered; at least one target."""
+    def result(self) -> TargetAttention:
+        """Return what was collected from at least one target."""
         image, label, size = np.asarray(self.targets, np.int64).T
         largest = [np.stack(kept) for kept in self.largest]
-        return Attention(image, label, size, np.concatenate(self.weights), largest)
+        return TargetAttention(image, label, size, np.concatenate(self.weights), largest)
 
 
-def observe(
+def observe_attention(
     tasks: Sequence[SegmentationTask],
     spec: DatasetSpec,
     root: Path,
     split: str,
-    growing: Growing | None = None,
-    side: int | None = None,
+    growth: GrowthMethod | None = None,
+    window: int | None = None,
     max_images: int | None = None,
     scale: float = 1.0,
 ) -> Observations:
-    """Show networks the objects of a split as they are, growing, and whole images.
+    """Collect networks' attention to objects at their original size and growing, and to images.
 
     Args:
-        tasks: trained models that differ by their weights alone, see `skseg.load_model`.
-        spec: the data set.
-        root: its directory.
-        split: one of its splits.
-        growing: "redraw" draws scenes again with the central object grown, "crop" crops and
-            enlarges, as the paper does; None redraws where the scenes are drawn ones.
-        side: of the windows around objects, in pixels of the scaled image; half its shorter side,
-            rounded up to what the network takes, when None.
-        max_images: how many images to look at, evenly spread over the split; all when None.
-        scale: factor on the sides of the images, for networks that were trained on smaller ones.
-            Sizes of objects are those on the image as it is.
+        tasks: Trained models that differ only in their weights, see `skseg.load_model`.
+        spec: The data set.
+        root: Its directory.
+        split: One of its splits.
+        growth: "redraw" draws scenes again with a larger central object; "crop" crops and resizes,
+            as the paper does. By default "redraw" for drawn scenes and "crop" for others.
+        window: Side of the windows around objects, in pixels of the scaled image; by default half
+            its shorter side, rounded up to a size that the network accepts.
+        max_images: Number of images, evenly spread over the split; by default all.
+        scale: Factor on the sides of the images, for networks that were trained on smaller ones.
+            Sizes of objects are those in the original image.
 
     Raises:
-        UserError: networks without SK units or of different settings, other classes than the data
-            set's, no such data, or no object that fits into a window.
+        UserError: An argument is invalid, a network has no SK units, the networks have different
+            settings or other classes than the data set, or no object fits into a window.
     """
-    units = find_units(tasks[0].model)
+    units = selecting_units(tasks[0].model)
     for task in tasks:
         check_classes(task, spec)
         if unlike := [key for key, value in task.spec.items() if value != tasks[0].spec[key]]:
@@ -200,92 +203,104 @@ def observe(
                 f"the checkpoints are no repetitions of one another: {', '.join(unlike)} differ"
             )
         task.to(best_device()).eval()
-    units = _that_run(tasks[0], units)
+    units = _used_units(tasks[0], units)
     pairs = _spread(spec.pairs(root, split), max_images)
-    growing = _check_growing(growing, spec, root)
+    growth = _check_growth(growth, spec)
     if not 0 < scale < float("inf"):
-        raise UserError(f"--scale is above 0, got {scale:g}")
-    side = _check_side(side, tasks[0], spec, pairs[0], scale)
-    still = [_Reader(task, units) for task in tasks]
-    grown = [_Reader(task, units) for task in tasks]
-    blurred = [_Reader(task, units) for task in tasks]
+        raise UserError(f"`scale` must be above 0, not {scale:g}")
+    window = _check_window(window, tasks[0], spec, pairs[0], scale)
+    original = [_TargetCollector(task, units) for task in tasks]
+    grown = [_TargetCollector(task, units) for task in tasks]
+    blurred = [_TargetCollector(task, units) for task in tasks]
+    selections = [SelectionCollector(task, units, scale) for task in tasks]
     whole = []
-    everywhere = [SelectionReader(task, units, scale) for task in tasks]
-    for i, (pair, image, mask) in enumerate(_read("attention", spec, pairs, side, scale)):
-        _add(still, i, still_targets(image, mask, side, scale))
-        if growing == "redraw":
-            _add(grown, i, redrawn_targets(root, split, pair.name, side, scale))
+    for i, (pair, image, mask) in enumerate(_read("attention", spec, pairs, window, scale)):
+        _add(original, i, original_targets(image, mask, window, scale))
+        if growth == "redraw":
+            _add(grown, i, redrawn_targets(root, split, pair.name, window, scale))
         else:
-            _add(grown, i, cropped_targets(image, mask, side, scale))
+            _add(grown, i, cropped_targets(image, mask, window, scale))
             if growth_blurs(scale):
-                _add(blurred, i, blurred_targets(image, mask, side, scale))
-        seen = [reader.see(image, mask) for reader in everywhere]
-        predicted, read = seen[0]
+                _add(blurred, i, blurred_targets(image, mask, window, scale))
+        added = [collector.add(image, mask) for collector in selections]
+        predicted, attention = added[0]
         sample = shrink(Sample(pair.name, image, mask, predicted), 512)
-        whole.append(Whole(sample, np.stack([a.mean(1) for a in read])))
-    if not still[0].targets:
+        whole.append(ImageAttention(sample, np.stack([a.mean(1) for a in attention])))
+    if not original[0].targets:
         raise UserError(f"{root}, split {split!r}: no object of 16x16 pixels or more")
     if not grown[0].targets:
         raise UserError(
             f"{root}, split {split!r}: no object of 16x16 pixels or more fits, doubled, into a "
-            f"window of {side} pixels; give a larger --window"
+            f"`window` of {window} pixels; choose a larger one"
         )
-    for _, image, mask in _read("fixed attention", spec, pairs, side, scale):
-        for reader in everywhere:
-            reader.see_fixed(image, mask)
-    names = [pair.name for pair in pairs]
-    control = [reader.result() for reader in blurred] if blurred[0].targets else None
-    as_is, growth = ([reader.result() for reader in readers] for readers in (still, grown))
-    selections = [reader.result() for reader in everywhere]
-    return Observations(units, growing, side, names, as_is, growth, control, whole, selections)
+    for _, image, mask in _read("fixed attention", spec, pairs, window, scale):
+        for collector in selections:
+            collector.add_fixed(image, mask)
+    return Observations(
+        units=units,
+        growth=growth,
+        window=window,
+        images=[pair.name for pair in pairs],
+        original=[collector.result() for collector in original],
+        grown=[collector.result() for collector in grown],
+        blurred=[collector.result() for collector in blurred] if blurred[0].targets else None,
+        whole=whole,
+        selections=[collector.result() for collector in selections],
+    )
 
 
 def _read(
-    what: str, spec: DatasetSpec, pairs: list[Pair], side: int, scale: float
+    description: str, spec: DatasetSpec, pairs: list[Pair], window: int, scale: float
 ) -> Iterable[tuple[Pair, Image, Image]]:
-    return track(read_split(spec, pairs, side, scale), what, len(pairs), transient=True)
+    """Read the images with a progress bar."""
+    return track(read_split(spec, pairs, window, scale), description, len(pairs), transient=True)
 
 
-def _that_run(task: SegmentationTask, units: list[Unit]) -> list[Unit]:
-    """The units that a decoder uses; a shallow one leaves the last stages out."""
+def _used_units(task: SegmentationTask, units: list[Unit]) -> list[Unit]:
+    """Return the units that the decoder uses; a shallow one leaves out the last stages."""
     side = task.input_rule.minimum
     with torch.inference_mode(), record_attention(task.model) as recorded:
         task(torch.zeros(1, 3, side, side, device=task.device))
     return [unit for unit in units if unit.name in recorded]
 
 
-def _add(readers: list[_Reader], image: int, targets: list[Target]) -> None:
-    for reader in readers:
-        reader.add(image, targets)
+def _add(collectors: list[_TargetCollector], image: int, targets: list[Target]) -> None:
+    for collector in collectors:
+        collector.add(image, targets)
 
 
 def _spread(pairs: list[Pair], count: int | None) -> list[Pair]:
     if count is None or count >= len(pairs):
         return pairs
     if count < 1:
-        raise UserError(f"--max_images is at least 1, got {count}")
+        raise UserError(f"`max_images` must be at least 1, not {count}")
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).astype(int)]
 
 
-def _check_growing(growing: Growing | None, spec: DatasetSpec, root: Path) -> Growing:
-    if growing is None:
+def _check_growth(growth: GrowthMethod | None, spec: DatasetSpec) -> GrowthMethod:
+    if growth is None:
         return "redraw" if spec.name == STREETS.name else "crop"
-    if growing not in get_args(Growing):
-        raise UserError(f"--growth is one of {', '.join(get_args(Growing))}, got {growing!r}")
-    if growing == "redraw" and spec.name != STREETS.name:
-        raise UserError(f"--growth redraw draws scenes of {STREETS.name} again, not {spec.name}")
-    return growing
+    if growth not in get_args(GrowthMethod):
+        raise UserError(
+            f"`growth` must be one of {', '.join(get_args(GrowthMethod))}, not {growth!r}"
+        )
+    if growth == "redraw" and spec.name != STREETS.name:
+        raise UserError(
+            f"`growth` can be 'redraw' only for the drawn scenes of {STREETS.name}, not for "
+            f"{spec.name}; use 'crop'"
+        )
+    return growth
 
 
-def _check_side(
-    side: int | None, task: SegmentationTask, spec: DatasetSpec, first: Pair, scale: float
+def _check_window(
+    window: int | None, task: SegmentationTask, spec: DatasetSpec, first: Pair, scale: float
 ) -> int:
     multiple, minimum = task.input_rule
-    if side is None:
+    if window is None:
         half = int(min(spec.read_mask(first.mask).shape) * scale) // 2
         return padded_side(half, task.input_rule)
-    if side < minimum or side % multiple:
+    if window < minimum or window % multiple:
         raise UserError(
-            f"--window {side}: the network takes multiples of {multiple}, from {minimum} on"
+            f"`window` must be a multiple of {multiple}, at least {minimum}, not {window}"
         )
-    return side
+    return window

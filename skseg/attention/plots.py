@@ -1,64 +1,62 @@
-"""Pictures of what SK units attend to."""
+"""Figures of what SK units attend to."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 
-from skseg.attention.observe import Whole
+from skseg.attention.observe import ImageAttention
+from skseg.attention.records import AttentionRecord, RiseRecord, UnitRecord
+from skseg.metrics.estimates import EstimateRecord
 from skseg.nn import Unit
 from skseg.types import VOID
 from skseg.viz import Colors, class_patches, colorize
+
+_Array = NDArray[np.float64]
 
 _BLUES = ("#9ecae1", "#4292c6", "#08306b")
 _BRANCHES = ("#fdbf6f", "#1f78b4", "#6a3d9a", "#33a02c", "#b15928")
 
 
-def plot_growth(record: dict[str, Any]) -> Figure:
-    """Draw how the largest kernel's weight changes, and in what share of channels it rises.
-
-    Args:
-        record: a result of `skseg.attention.claims.attention_record`.
-    """
+def plot_growth(record: AttentionRecord) -> Figure:
+    """Plot how the largest kernel's weight changes, and in what share of channels it rises."""
     units, growth = record["units"], record["growth"]
     figure = Figure(figsize=(_width(units), 6.2), dpi=100, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     x = np.arange(len(units))
-    value = growth["largest_change"]["value"]
-    change = {
-        key: 100 * np.broadcast_to(_array(growth["largest_change"][key]), np.shape(value))
-        for key in ("value", "low", "high")
-    }
-    top.axhline(0, color="grey", linewidth=1, linestyle="--")
+    shape = np.shape(growth["largest_change"]["value"])  # [F, U]
+    change = [np.broadcast_to(end, shape) for end in _percent(growth["largest_change"])]
+    top.axhline(0, color="gray", linewidth=1, linestyle="--")
     for i, factor in list(enumerate(growth["factors"]))[1:]:
-        value, low, high = (change[key][i] for key in ("value", "low", "high"))
+        value, low, high = (end[i] for end in change)
         top.errorbar(
-            x + 0.15 * (i - 2), value, _bars(value, low, high),
+            x + 0.15 * (i - 2), value, _error_bars(value, low, high),
             fmt="o", color=_BLUES[i % len(_BLUES)], markersize=5, capsize=2, label=f"{factor:g}x",
         )  # fmt: skip
     if growth["blur"]:
         value, low, high = _by_unit(growth["blur"], units, "rise")
         top.errorbar(
-            x + 0.15, value, _bars(value, low, high),
+            x + 0.15, value, _error_bars(value, low, high),
             fmt="x", color="#d95f02", markersize=5, capsize=2, label="blurred only",
         )  # fmt: skip
-    top.set_ylabel("change of the largest kernel's\nweight over 1x, points")
+    top.set_ylabel("change of the largest kernel's\nweight from 1x, points")
     top.legend(fontsize=9, frameon=False, loc="best")
     share, low, high = _by_unit(growth, units, "rising_channels")
-    bottom.axhline(50, color="grey", linewidth=1, linestyle="--")
+    bottom.axhline(50, color="gray", linewidth=1, linestyle="--")
     bottom.bar(x, share - 50, bottom=50, color=["#4292c6" if s > 50 else "#bbbbbb" for s in share])
-    bottom.errorbar(x, share, _bars(share, low, high), fmt="none", ecolor="black", capsize=2)
+    bottom.errorbar(x, share, _error_bars(share, low, high), fmt="none", ecolor="black", capsize=2)
     bottom.set_ylim(0, 100)
-    bottom.set_ylabel(f"channels in which it rises, %\n({growth['factors'][-1]:g}x over 1x)")
+    bottom.set_ylabel(f"channels in which it rises, %\n(from 1x to {growth['factors'][-1]:g}x)")
     weights = [f"{100 * w:.0f} %" for w in growth["largest"]["value"][0]]
     _name_units(bottom, units, weights)
     bottom.set_xlabel("unit, and the largest kernel's weight at 1x", fontsize=9)
-    _part_stages(top, units)
-    _part_stages(bottom, units)
-    how = "drawn again, larger" if record["growth_by"] == "redraw" else "cropped and resized"
+    _separate_stages(top, units)
+    _separate_stages(bottom, units)
+    how = "redrawn in larger sizes" if record["growth_by"] == "redraw" else "cropped and resized"
     figure.suptitle(
         f"{growth['objects']} objects on {growth['images']} images, {how}; {record['interval']}",
         fontsize=9,
@@ -66,16 +64,16 @@ def plot_growth(record: dict[str, Any]) -> Figure:
     return figure
 
 
-def plot_groups(record: dict[str, Any], key: str, title: str) -> Figure:
-    """Draw the larger kernel's weight by class or by size of object, coloured by unit.
+def plot_groups(record: AttentionRecord, key: Literal["by_class", "by_size"], title: str) -> Figure:
+    """Plot the largest kernel's weight by class or by size of object as a heat map.
 
-    A colour is how far a weight is from its unit's mean, on one scale for all units that is not
-    narrower than a point, so that noise is pale.
+    Colors show a weight's difference from its unit's mean. All units share one color scale, which
+    spans at least one point to each side, so that noise stays pale.
 
     Args:
-        record: a result of `skseg.attention.claims.attention_record`.
-        key: "by_class" or "by_size".
-        title: of the picture.
+        record: The results.
+        key: Which groups to show.
+        title: Title of the figure.
     """
     units, groups = record["units"], record[key]
     largest = [int(np.argmax(unit["spans"])) for unit in units]
@@ -103,21 +101,24 @@ def plot_groups(record: dict[str, Any], key: str, title: str) -> Figure:
         fontsize=9,
     )
     _name_units(axes, units)
-    figure.colorbar(shown, ax=axes, label="over the unit's mean, points", pad=0.01)
+    figure.colorbar(shown, ax=axes, label="difference from the unit's mean, points", pad=0.01)
     axes.set_title(title, fontsize=9)
     return figure
 
 
 def plot_images(
-    images: Sequence[Whole], units: Sequence[Unit], class_names: Sequence[str], colors: Colors
+    images: Sequence[ImageAttention],
+    units: Sequence[Unit],
+    class_names: Sequence[str],
+    colors: Colors,
 ) -> Figure:
-    """Draw image, prediction and truth of each, and the branches' weights in each stage.
+    """Show images, predictions and ground truth with the branches' weights in each stage.
 
     Args:
-        images: one or more, in rows.
-        units: of the network.
+        images: One or more, shown in rows.
+        units: Units of the network.
         class_names: K names.
-        colors: K RGB colours, 0 to 255.
+        colors: K RGB colors, 0 to 255.
     """
     height, width = images[0].sample.truth.shape
     stages = list(dict.fromkeys(unit.stage for unit in units))
@@ -147,10 +148,14 @@ def plot_images(
     return figure
 
 
-def stage_weights(
-    weights: np.ndarray[Any, np.dtype[np.float32]], units: Sequence[Unit]
-) -> dict[str, list[float]]:
-    """Average the branches' weights [U, M] over the units of each stage."""
+def stage_weights(weights: NDArray[np.float32], units: Sequence[Unit]) -> dict[str, list[float]]:
+    """Return the branches' weights [U, M] averaged over the units of each stage: M numbers each.
+
+    Example:
+        >>> units = [Unit(f"layer1.{i}", "layer1", (3, 5), 64) for i in range(2)]
+        >>> stage_weights(np.array([[0.25, 0.75], [0.75, 0.25]], np.float32), units)
+        {'layer1': [0.5, 0.5]}
+    """
     stages = dict.fromkeys(unit.stage for unit in units)
     return {
         stage: weights[[unit.stage == stage for unit in units]].mean(0).tolist() for stage in stages
@@ -158,7 +163,13 @@ def stage_weights(
 
 
 def branch_names(units: Sequence[Unit]) -> list[str]:
-    """Name the branches by the spans of their kernels, where they vary from the first to last."""
+    """Name each branch by the span of its kernel, or by the smallest and largest over all units.
+
+    Example:
+        >>> units = [Unit("layer1.0", "layer1", (3, 5), 64), Unit("layer2.0", "layer2", (3, 7), 64)]
+        >>> branch_names(units)
+        ['3x3', '5x5 to 7x7']
+    """
     names = []
     for spans in zip(*(unit.spans for unit in units), strict=True):
         low, high = min(spans), max(spans)
@@ -167,7 +178,7 @@ def branch_names(units: Sequence[Unit]) -> list[str]:
 
 
 def _bar_stages(axis: Axes, stages: list[str], weights: dict[str, list[float]]) -> None:
-    """One stacked bar a stage, the first on top; the preferred kernel's share is written in it."""
+    """Draw one stacked bar per stage, the first on top, labeled with the largest weight."""
     for y, stage in enumerate(stages):
         shares = weights[stage]
         preferred = int(np.argmax(shares))
@@ -193,39 +204,46 @@ def _bar_stages(axis: Axes, stages: list[str], weights: dict[str, list[float]]) 
         side.set_visible(False)
 
 
-def _width(units: Sequence[dict[str, Any]]) -> float:
+def _width(units: Sequence[UnitRecord]) -> float:
     return 4.5 + 0.55 * len(units)  # inches
 
 
-def _by_unit(change: dict[str, Any], units: Sequence[dict[str, Any]], what: str) -> Any:
-    """Value, low and high end of each unit, in percent."""
-    rows = [change["by_unit"][unit["name"]][what] for unit in units]
-    return (100 * _array([row[key] for row in rows]) for key in ("value", "low", "high"))
+def _percent(estimate: EstimateRecord) -> tuple[_Array, _Array, _Array]:
+    """Return value, low and high end in percent; an end that is None becomes NaN."""
+    value, low, high = (
+        100 * np.asarray(end, dtype=np.float64)
+        for end in (estimate["value"], estimate["low"], estimate["high"])
+    )
+    return value, low, high
 
 
-def _name_units(
-    axis: Axes, units: Sequence[dict[str, Any]], more: Sequence[str] | None = None
-) -> None:
+def _by_unit(
+    change: RiseRecord, units: Sequence[UnitRecord], key: Literal["rise", "rising_channels"]
+) -> tuple[_Array, _Array, _Array]:
+    """Return value, low and high end of each unit [U], in percent."""
+    ends = [_percent(change["by_unit"][unit["name"]][key]) for unit in units]
+    value, low, high = np.transpose(ends)
+    return value, low, high
+
+
+def _name_units(axis: Axes, units: Sequence[UnitRecord], more: Sequence[str] | None = None) -> None:
     names = [_short(unit["name"]) for unit in units]
     if more is not None:
         names = [f"{name}, {text}" for name, text in zip(names, more, strict=True)]
     axis.set_xticks(range(len(units)), names, fontsize=8, rotation=40, ha="right")
 
 
-def _part_stages(axis: Axes, units: Sequence[dict[str, Any]]) -> None:
+def _separate_stages(axis: Axes, units: Sequence[UnitRecord]) -> None:
     for i in range(1, len(units)):
         if units[i]["stage"] != units[i - 1]["stage"]:
-            axis.axvline(i - 0.5, color="lightgrey", linewidth=1)
+            axis.axvline(i - 0.5, color="lightgray", linewidth=1)
 
 
 def _short(name: str) -> str:
-    """A unit's or a stage's name without what all units share."""
+    """Return the name of a unit or stage without the parts that all units share."""
     return name.removeprefix("encoder.").removeprefix("model.").removesuffix(".conv2")
 
 
-def _array(values: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.asarray(values, dtype=np.float64)  # None, an unknown end, becomes NaN
-
-
-def _bars(value: Any, low: Any, high: Any) -> Any:
+def _error_bars(value: _Array, low: _Array, high: _Array) -> _Array:
+    """Return the distances [2, U] to both ends of the intervals, 0 where there is none."""
     return np.nan_to_num(np.stack([value - low, high - value])).clip(0)

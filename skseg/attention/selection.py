@@ -1,14 +1,14 @@
-"""What it is worth that attention follows the image: how far it does, and the score without."""
+"""How much attention depends on the image, and the score without that dependence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skseg.attention.records import SelectionRecord, VariationRecord
 from skseg.inference import InferenceSettings, predict
 from skseg.metrics import count_by_class, count_pixels, miou
 from skseg.metrics.bootstrap import Values
@@ -22,12 +22,12 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Selection:
-    """One network's attention to I whole images, and its predictions with it and without.
+    """One network's attention to I whole images, and its predictions with free and fixed attention.
 
     Attributes:
-        largest: for each unit [I, C], the weight of the largest kernel.
-        counts: int [I, K, 3], hits, pixels of truth and of prediction, by class.
-        counts_fixed: the same, where each unit weighs by its mean attention over the images.
+        largest: For each unit [I, C], the weight of the largest kernel.
+        counts: Int [I, K, 3], hits, pixels of truth and of prediction, by class.
+        counts_fixed: The same with each unit's attention fixed at its mean over the images.
     """
 
     largest: list[Floats]
@@ -35,13 +35,13 @@ class Selection:
     counts_fixed: NDArray[np.int64]
 
 
-class SelectionReader:
-    """Shows a network whole images; all of them once, and then all again with fixed attention.
+class SelectionCollector:
+    """Collects a `Selection`: pass all images to `add`, and then all again to `add_fixed`.
 
     Args:
-        task: a trained model in eval mode.
-        units: those to read; all of the network's are fixed.
-        scale: factor on the sides of the images.
+        task: A trained model in eval mode.
+        units: The units to record. All units of the network are fixed.
+        scale: Factor on the sides of the images.
     """
 
     def __init__(self, task: SegmentationTask, units: Sequence[Unit], scale: float) -> None:
@@ -53,21 +53,25 @@ class SelectionReader:
         self.counts: list[NDArray[np.int64]] = []
         self.counts_fixed: list[NDArray[np.int64]] = []
 
-    def see(self, image: Image, mask: Image) -> tuple[Image, list[Floats]]:
-        """Return the class indices [H, W] of an image, and each unit's attention [M, C]."""
+    def add(self, image: Image, mask: Image) -> tuple[Image, list[Floats]]:
+        """Predict an image.
+
+        Returns:
+            The predicted class indices [H, W], and each unit's attention [M, C].
+        """
         with record_attention(self.task.model) as recorded:
             predicted = predict(self.task, image, self.settings).indices
-        for name, attention in recorded.items():
-            attention = over_regions(attention)[0].double()
-            self.sums[name] = self.sums.get(name, torch.zeros_like(attention)) + attention
-        read = attention_of(recorded, self.units)
-        for kept, unit, a in zip(self.largest, self.units, read, strict=True):
-            kept.append(a[0, unit.largest])
+        for name, weights in recorded.items():
+            mean = mean_over_regions(weights)[0].double()
+            self.sums[name] = self.sums.get(name, torch.zeros_like(mean)) + mean
+        by_unit = unit_attention(recorded, self.units)
+        for kept, unit, attention in zip(self.largest, self.units, by_unit, strict=True):
+            kept.append(attention[0, unit.largest])
         self.counts.append(self._count(mask, predicted))
-        return predicted, [a[0] for a in read]
+        return predicted, [attention[0] for attention in by_unit]
 
-    def see_fixed(self, image: Image, mask: Image) -> None:
-        """Predict an image with every unit's mean attention."""
+    def add_fixed(self, image: Image, mask: Image) -> None:
+        """Predict an image with each unit's attention fixed at its mean over the added images."""
         means = {name: total / len(self.counts) for name, total in self.sums.items()}
         with fix_attention(self.task.model, means):
             predicted = predict(self.task, image, self.settings).indices
@@ -77,44 +81,36 @@ class SelectionReader:
         return count_by_class(count_pixels(mask, predicted, len(self.task.class_names)))
 
     def result(self) -> Selection:
-        """All that was seen; at least one image."""
+        """Return what was collected from at least one image."""
         largest = [np.stack(kept) for kept in self.largest]
         return Selection(largest, np.stack(self.counts), np.stack(self.counts_fixed))
 
 
-def over_regions(attention: Tensor) -> Tensor:
-    """Average attention over the regions of units that attend by region: [B, M, C]."""
+def mean_over_regions(attention: Tensor) -> Tensor:
+    """Average attention [B, M, C, h, w] over regions; return [B, M, C], as of other units."""
     return attention.flatten(3).mean(3) if attention.ndim > 3 else attention
 
 
-def attention_of(recorded: dict[str, Tensor], units: Sequence[Unit]) -> list[Floats]:
-    """Return each unit's attention [B, M, C] from what `record_attention` recorded."""
-    return [over_regions(recorded[unit.name].float()).cpu().numpy() for unit in units]
+def unit_attention(recorded: dict[str, Tensor], units: Sequence[Unit]) -> list[Floats]:
+    """Return each unit's attention [B, M, C] from the dict of `skseg.nn.record_attention`."""
+    return [mean_over_regions(recorded[unit.name].float()).cpu().numpy() for unit in units]
 
 
 def describe_selection(
     networks: Sequence[Selection], units: Sequence[Unit], seed: int = 0
-) -> dict[str, Any]:
-    """Describe how attention varies, and what its following the image is worth.
+) -> SelectionRecord:
+    """Describe how attention varies, and how much its dependence on the image adds to mIoU.
 
-    Attention that selects by what an image holds varies over images; what varies over channels
-    alone is a mixture of kernels that training has fixed.
+    Attention that selects by content varies over images. Attention that varies only over channels
+    is a mixture of kernels that training has fixed.
 
     Args:
-        networks: one, or several that are repetitions of each other.
-        units: by depth.
-        seed: of the bootstrap.
-
-    Returns:
-        `variation`: for each stage the standard deviation of the largest kernel's weight
-        `over_images`, of one channel's, averaged over channels (root mean square), and
-        `over_channels`, of their means over images. `miou`, 0 to 1, over the classes that occur in
-        truth, with attention as it is,
-        `miou_fixed`, with each unit's mean over the images instead, and `difference`, the first
-        minus the second.
+        networks: One network, or several repetitions of one.
+        units: The units, by depth.
+        seed: Seed of the bootstrap.
     """
     stages = dict.fromkeys(unit.stage for unit in units)
-    # A class that never occurs counts as 0 as soon as one pixel is taken for it, in either pass.
+    # Absent classes are left out: the IoU of one is 0 as soon as one pixel is predicted as it.
     occurs = networks[0].counts[..., 1].sum(0) > 0
     counts = [  # [I, 2, K, 3]
         np.stack([n.counts, n.counts_fixed], axis=1)[:, :, occurs].astype(np.float64)
@@ -135,7 +131,7 @@ def describe_selection(
 
 def _variation(
     networks: Sequence[Selection], units: Sequence[Unit], stage: str, seed: int
-) -> dict[str, Any]:
+) -> VariationRecord:
     chosen = [i for i, unit in enumerate(units) if unit.stage == stage]
     weights = [
         np.concatenate([n.largest[i] for i in chosen], axis=1).astype(np.float64) for n in networks

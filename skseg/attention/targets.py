@@ -1,4 +1,4 @@
-"""What a network is shown to see how attention follows a target: windows around objects."""
+"""Windows around objects, at their original size and growing: the inputs of the analysis."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,23 +16,19 @@ from skseg.types import VOID
 from skseg.viz import Image
 
 FACTORS = (1.0, 1.5, 2.0)
-"""How much larger than it is an object is shown (the paper's figure 3)."""
+"""Sizes at which an object is shown, relative to its original size (the paper's figure 3)."""
 
-SMALLEST = SIDES[0] ** 2
-"""Area in pixels from which on an object is looked at."""
-
-
-Window = tuple[slice, slice]
-"""Rows and columns of a picture."""
+SMALLEST_AREA = SIDES[0] ** 2
+"""Smallest area in pixels of an object that is analyzed."""
 
 
-class Thing(NamedTuple):
+class MaskObject(NamedTuple):
     """An object in a mask.
 
     Attributes:
-        label: its class index.
-        area: in pixels.
-        box: top, left, height and width, in pixels.
+        label: Class index.
+        area: Number of pixels.
+        box: Top, left, height and width in pixels.
     """
 
     label: int
@@ -41,11 +37,11 @@ class Thing(NamedTuple):
 
 
 class Target(NamedTuple):
-    """An object and what the network is shown of it.
+    """An object and the windows that the network is shown.
 
     Attributes:
-        label: its class index.
-        size: its bin of `skseg.metrics.objects`, by its area in the picture as it is.
+        label: Class index.
+        size: Bin of `skseg.metrics.objects`, by the area in the original image.
         windows: [S, S, 3] uint8 RGB, one for each factor.
     """
 
@@ -54,23 +50,44 @@ class Target(NamedTuple):
     windows: list[Image]
 
 
-def find_things(mask: Image) -> list[Thing]:
-    """Find the objects of `SMALLEST` pixels and more in class indices [H, W].
+def find_objects(mask: Image) -> list[MaskObject]:
+    """Find the objects of at least `SMALLEST_AREA` pixels in class indices [H, W].
 
-    An object is a connected component (8 neighbours) of one class, as in `skseg.metrics.objects`.
+    An object is a connected component (8 neighbors) of one class, as in `skseg.metrics.objects`.
+
+    Example:
+        >>> mask = np.zeros((64, 64), np.uint8)
+        >>> mask[10:30, 20:60] = 5
+        >>> find_objects(mask)[1]
+        MaskObject(label=5, area=800, box=(10, 20, 20, 40))
     """
-    things = []
+    objects = []
     for label in np.unique(mask[mask != VOID]).tolist():
         own = (mask == label).astype(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(own, connectivity=8)
         for left, top, width, height, area in stats[1:].tolist():  # 0 is the background
-            if area >= SMALLEST:
-                things.append(Thing(label, area, (top, left, height, width)))
-    return things
+            if area >= SMALLEST_AREA:
+                objects.append(MaskObject(label, area, (top, left, height, width)))
+    return objects
 
 
-def window_around(box: tuple[int, int, int, int], side: int, shape: tuple[int, ...]) -> Window:
-    """Place a square of `side` pixels about a box's middle, but inside a picture [H, W, ...]."""
+def window_around(
+    box: tuple[int, int, int, int], side: int, shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Center a square window on a box, moved as far as needed to lie inside the image.
+
+    Args:
+        box: Top, left, height and width in pixels.
+        side: Side of the window in pixels; at most the image's shorter side.
+        shape: Shape of the image, [H, W, ...].
+
+    Returns:
+        The window's rows and columns.
+
+    Example:
+        >>> window_around((0, 40, 10, 20), side=32, shape=(64, 128))
+        (slice(0, 32, None), slice(34, 66, None))
+    """
     top, left, height, width = box
     first_row, first_column = (
         min(max(start + extent // 2 - side // 2, 0), limit - side)
@@ -79,117 +96,142 @@ def window_around(box: tuple[int, int, int, int], side: int, shape: tuple[int, .
     return slice(first_row, first_row + side), slice(first_column, first_column + side)
 
 
-def still_targets(image: Image, mask: Image, side: int, scale: float = 1.0) -> list[Target]:
-    """Show every object as it is on the scaled picture, in a window of `side` pixels around it."""
+def original_targets(image: Image, mask: Image, window: int, scale: float = 1.0) -> list[Target]:
+    """Show every object at its original size.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        mask: [H, W] class indices.
+        window: Side of the windows, in pixels of the scaled image.
+        scale: Factor on the sides of the image.
+    """
     return [
-        Target(thing.label, _size(thing.area), [_show(image, thing.box, side, scale)])
-        for thing in find_things(mask)
+        Target(found.label, _size_bin(found.area), [_crop(image, found.box, window, scale)])
+        for found in find_objects(mask)
     ]
 
 
-def cropped_targets(image: Image, mask: Image, side: int, scale: float = 1.0) -> list[Target]:
+def cropped_targets(image: Image, mask: Image, window: int, scale: float = 1.0) -> list[Target]:
     """Show objects growing by cropping and resizing, as the paper does.
 
-    At factor f the window around the object is what has `side` pixels on the picture scaled by f
-    times `scale`. So the surroundings grow too, and are less sharp where that is above 1. Objects
-    that do not fit into the smallest window are left out: they would be cut, not grow.
+    At factor f the image is scaled by f times `scale` and cropped around the object. The
+    surroundings grow too, and are blurred if that scale is above 1. Objects that do not fit into
+    the window at the last factor are left out, as they would be cut.
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        mask: [H, W] class indices.
+        window: Side of the windows, in pixels of the scaled image.
+        scale: Factor on the sides of the image.
     """
     return [
         Target(
-            thing.label,
-            _size(thing.area),
-            [_show(image, thing.box, side, scale * factor) for factor in FACTORS],
+            found.label,
+            _size_bin(found.area),
+            [_crop(image, found.box, window, scale * factor) for factor in FACTORS],
         )
-        for thing in find_things(mask)
-        if max(thing.box[2:]) * scale * max(FACTORS) <= side
+        for found in find_objects(mask)
+        if max(found.box[2:]) * scale * max(FACTORS) <= window
     ]
 
 
 def growth_blurs(scale: float) -> bool:
-    """Say whether `cropped_targets` of pictures scaled so are enlarged beyond their own pixels.
+    """Return whether `cropped_targets` enlarges images of this scale beyond their own pixels.
 
-    If not, no pixel is made up. The smaller windows are then averages of more of them, so sharper
-    or less noisy they may still be.
+    If it does not, no pixel is interpolated. Windows at small factors then average more pixels, so
+    they may still be sharper or less noisy than those at large factors.
+
+    Example:
+        >>> growth_blurs(1.0), growth_blurs(0.5)
+        (True, False)
     """
     return scale * FACTORS[-1] > 1
 
 
-def blurred_targets(image: Image, mask: Image, side: int, scale: float = 1.0) -> list[Target]:
-    """Show the objects of `cropped_targets` as they are, and as blurred as enlarging makes them.
+def blurred_targets(image: Image, mask: Image, window: int, scale: float = 1.0) -> list[Target]:
+    """Show the objects of `cropped_targets` sharp, and as blurred as enlarging makes them.
 
-    The control of growth by cropping: the second window is shrunk to the pixels that the last
-    factor's is made of and enlarged again, so nothing in it grows.
+    This is the control of growth by cropping. The second window is the first one, shrunk to as many
+    pixels as the last factor's window comes from and enlarged again, so nothing in it grows. The
+    arguments are those of `cropped_targets`.
     """
-    small = round(side / max(1.0, scale * FACTORS[-1]))
+    small = round(window / max(1.0, scale * FACTORS[-1]))
     targets = []
-    for target in cropped_targets(image, mask, side, scale):
+    for target in cropped_targets(image, mask, window, scale):
         sharp = target.windows[0]
-        blurred = resize(resize(sharp, small, small), side, side)
+        blurred = resize(resize(sharp, small, small), window, window)
         targets.append(target._replace(windows=[sharp, blurred]))
     return targets
 
 
 def redrawn_targets(
-    root: Path, split: str, name: str, side: int, scale: float = 1.0
+    root: Path, split: str, name: str, window: int, scale: float = 1.0
 ) -> list[Target]:
-    """Show the central object of a drawn scene growing, everything around it unchanged.
+    """Show the central object of a drawn scene growing, with everything around it unchanged.
 
-    The scene is drawn again with the one object larger, about the point where it stands; nothing
-    is interpolated. The window stays where it is. The central object is the person, rider or
-    vehicle nearest to the picture's middle that has `SMALLEST` pixels and fits into the window when
-    it has grown.
+    The scene is drawn again with a larger object at the same place, so nothing is interpolated and
+    the window does not move. The central object is the person, rider or vehicle nearest to the
+    image's center that has at least `SMALLEST_AREA` pixels and fits into the window at the last
+    factor.
+
+    Args:
+        root: Directory of the drawn scenes.
+        split: One of their splits.
+        name: Name of the scene.
+        window: Side of the windows, in pixels of the scaled image.
+        scale: Factor on the sides of the image.
 
     Returns:
-        One target, or none where no object fits.
+        One target, or none if no object fits.
     """
     scene = redraw(root, split, name)
     height, width = scene.instance_ids.shape
-    found: list[tuple[float, int, Thing]] = []
+    candidates: list[tuple[float, int, MaskObject]] = []
     for instance in np.unique(scene.instance_ids[scene.instance_ids >= 1000]).tolist():
         own = (scene.instance_ids == instance).astype(np.uint8)
         left, top, *extent = cv2.boundingRect(own)
         area = int(own.sum())
-        if area < SMALLEST or max(extent) * scale * max(FACTORS) > side:
+        if area < SMALLEST_AREA or max(extent) * scale * max(FACTORS) > window:
             continue
         label = list(LABEL_IDS.values()).index(instance // 1000)
-        thing = Thing(label, area, (top, left, extent[1], extent[0]))
-        aside = np.hypot(top + extent[1] / 2 - height / 2, left + extent[0] / 2 - width / 2)
-        found.append((float(aside), instance, thing))
-    if not found:
+        found = MaskObject(label, area, (top, left, extent[1], extent[0]))
+        distance = np.hypot(top + extent[1] / 2 - height / 2, left + extent[0] / 2 - width / 2)
+        candidates.append((float(distance), instance, found))
+    if not candidates:
         return []
-    _, instance, thing = min(found)
+    _, instance, central = min(candidates)
     scenes = [redraw(root, split, name, Growth(instance % 1000, factor)) for factor in FACTORS]
     left, top, columns, rows = cv2.boundingRect(
         (scenes[-1].instance_ids == instance).astype(np.uint8)
     )
     box = (top, left, rows, columns)
-    images = [_show(drawn.image, box, side, scale) for drawn in scenes]
-    return [Target(thing.label, _size(thing.area), images)]
+    images = [_crop(drawn.image, box, window, scale) for drawn in scenes]
+    return [Target(central.label, _size_bin(central.area), images)]
 
 
 def read_split(
-    spec: DatasetSpec, pairs: list[Pair], side: int, scale: float = 1.0
+    spec: DatasetSpec, pairs: list[Pair], window: int, scale: float = 1.0
 ) -> Iterator[tuple[Pair, Image, Image]]:
-    """Yield each pair with its image and mask.
+    """Yield each pair with its image [H, W, 3] and mask [H, W].
 
     Raises:
-        UserError: a file cannot be read, or a scaled picture is smaller than a window.
+        UserError: A file cannot be read, or a scaled image is smaller than the window.
     """
     for pair in pairs:
         image, mask = read_pair(spec, pair)
-        if min(mask.shape) < round(side / scale):
+        if min(mask.shape) < round(window / scale):
             scaled = "" if scale == 1 else f" before it is scaled by {scale:g}"
             raise UserError(
-                f"--window {side}: {pair.image} has only {mask.shape[1]}x{mask.shape[0]} pixels"
-                f"{scaled}"
+                f"`window` must be at most an image's shorter side, not {window}: {pair.image} has "
+                f"{mask.shape[1]}x{mask.shape[0]} pixels{scaled}"
             )
         yield pair, image, mask
 
 
-def _show(image: Image, box: tuple[int, int, int, int], side: int, scale: float) -> Image:
-    """Cut a square about a box that has `side` pixels once it is scaled."""
-    return resize(image[window_around(box, round(side / scale), image.shape)], side, side)
+def _crop(image: Image, box: tuple[int, int, int, int], window: int, scale: float) -> Image:
+    """Cut the square around a box that has `window` pixels a side after scaling, and scale it."""
+    return resize(image[window_around(box, round(window / scale), image.shape)], window, window)
 
 
-def _size(area: int) -> int:
+def _size_bin(area: int) -> int:
     return int(np.digitize(area, np.square(SIDES)))

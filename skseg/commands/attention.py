@@ -12,14 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from skseg.attention.claims import attention_record
 from skseg.attention.files import (
     check_output,
     growth_table,
     selection_table,
     write_attention,
 )
-from skseg.attention.observe import observe
+from skseg.attention.observe import observe_attention
+from skseg.attention.records import AttentionFile
+from skseg.attention.summary import summarize_attention
 from skseg.data import get_dataset
 from skseg.errors import UserError, exits_on_mistakes
 from skseg.training.task import load_model
@@ -69,17 +70,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
     tasks = [load_model(path) for path in args.ckpt_path]
     spec = get_dataset(args.name, args.root)
     root = args.root or Path("data") / args.name
-    seen = observe(
+    observations = observe_attention(
         tasks, spec, root, args.split, args.growth, args.window, args.max_images, args.scale
     )
-    record = {
+    record: AttentionFile = {
         "data": args.name,
         "split": args.split,
         "scale": args.scale,
         "checkpoints": [str(path) for path in args.ckpt_path],
-        **attention_record(seen, tasks[0].class_names, args.seed),
+        **summarize_attention(observations, tasks[0].class_names, args.seed),
     }
-    write_attention(output, record, seen, tasks[0], args.pictures)
+    write_attention(output, record, observations, tasks[0], args.pictures)
     console.print(selection_table(record))
     console.print(growth_table(record))
     for claim in record["claims"].values():

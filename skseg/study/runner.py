@@ -99,7 +99,7 @@ class Runner:
         self.folder = folder
         self.root = root or Path(study.data.get("root", f"data/{study.data['name']}"))
         if not self.root.is_dir():
-            how = study.data.get("prepare", "set data.root to its directory")
+            how = study.data.get("prepare", "set `root` to its directory")
             raise UserError(f"no data in {self.root}: {how}")
         # A copy of the fit config, which may be edited while the study runs.
         self._fit = folder / "fit.yaml"

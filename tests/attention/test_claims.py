@@ -5,20 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from skseg.attention.claims import (
-    attention_record,
-    describe_rise,
-    judge,
-)
-from skseg.attention.observe import (
-    Attention,
-    Observations,
-)
+from skseg.attention.claims import judge_claims
+from skseg.attention.observe import Observations, TargetAttention
 from skseg.attention.selection import Selection
+from skseg.attention.summary import describe_rise, summarize_attention
 from skseg.nn import Unit
 
 
-def known_attention(seed: int, rise: float) -> Attention:
+def known_attention(seed: int, rise: float) -> TargetAttention:
     """40 targets on 20 images; the larger kernel's weight rises by `rise` in layer1 only."""
     rng = np.random.default_rng(seed)
     image = np.repeat(np.arange(20), 2)
@@ -28,21 +22,21 @@ def known_attention(seed: int, rise: float) -> Attention:
     largest = [first, base]
     means = np.stack([x.mean(2) for x in largest], axis=2)[image]  # [N, F, U]
     label, size = np.tile([0, 1], 20), np.full(40, 2)
-    return Attention(image, label, size, np.stack([1 - means, means], axis=3), largest)
+    return TargetAttention(image, label, size, np.stack([1 - means, means], axis=3), largest)
 
 
 UNITS = [Unit("layer1.0", "layer1", (3, 5), 6), Unit("layer2.0", "layer2", (3, 7), 6)]
 
 
-def record_of(*networks: Attention) -> dict:
+def record_of(*networks: TargetAttention) -> dict:
     names = [str(i) for i in range(20)]
     counts = np.full((20, 3, 3), [1, 2, 2])
     selections = [
         Selection([unit[:, 0] for unit in network.largest], counts, counts) for network in networks
     ]
     known = list(networks)
-    seen = Observations(UNITS, "redraw", 64, names, known, known, None, [], selections)
-    return attention_record(seen, ["a", "b", "c"])
+    observed = Observations(UNITS, "redraw", 64, names, known, known, None, [], selections)
+    return summarize_attention(observed, ["a", "b", "c"])
 
 
 def test_numbers_of_known_attention() -> None:
@@ -67,7 +61,7 @@ def test_numbers_of_known_attention() -> None:
     json.dumps(record, allow_nan=False)
 
 
-def test_several_networks_are_what_is_repeated() -> None:
+def test_intervals_of_several_networks_are_over_networks() -> None:
     rises = [0.1, 0.12, 0.02]
     record = record_of(*(known_attention(i, rise) for i, rise in enumerate(rises)))
     found = record["growth"]["by_unit"]["layer1.0"]["rise"]
@@ -96,5 +90,5 @@ def test_verdicts(low: float, high: float, verdicts: list[str]) -> None:
     noise -= noise.mean(1, keepdims=True)
     alternating = np.where(np.arange(41) % 2, 1e-4, -1e-4)
     rises = [noise[0] + low + alternating * (low == 0), noise[1] + high + alternating * (high == 0)]
-    claims = judge(describe_rise([rises], UNITS))
+    claims = judge_claims(describe_rise([rises], UNITS))
     assert [claim["verdict"] for claim in claims.values()] == verdicts

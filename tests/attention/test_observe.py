@@ -11,16 +11,10 @@ from running import run_script
 from scipy.special import expit
 
 from skseg import SegmentationTask
-from skseg.attention.claims import (
-    attention_record,
-)
 from skseg.attention.files import check_output, write_attention
-from skseg.attention.observe import (
-    Growing,
-    find_units,
-    observe,
-    read_attention,
-)
+from skseg.attention.observe import compute_attention, observe_attention, selecting_units
+from skseg.attention.records import GrowthMethod
+from skseg.attention.summary import summarize_attention
 from skseg.data import get_dataset, read_image
 from skseg.encoders import SKSettings
 from skseg.errors import UserError
@@ -59,7 +53,7 @@ def follow_brightness(task: SegmentationTask) -> list[torch.Tensor]:
 
 
 def test_units_have_their_stage_and_spans() -> None:
-    units = find_units(task_of(sk=SKSettings(branches=[[3], [3, 2], [7]])).model)
+    units = selecting_units(task_of(sk=SKSettings(branches=[[3], [3, 2], [7]])).model)
     assert [unit.stage for unit in units] == [f"encoder.layer{i}" for i in (1, 1, 2, 2, 3, 3, 4, 4)]
     assert {unit.spans for unit in units} == {(3, 5, 7)}
     assert {unit.largest for unit in units} == {2}
@@ -72,8 +66,8 @@ def test_attention_is_read_as_it_is(window: int | None) -> None:
     task = task_of(sk=SKSettings(pool_window=window or 0))
     pooled = follow_brightness(task)
     pictures = list(np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8))
-    units = find_units(task.model)
-    read = read_attention(task, pictures, units)
+    units = selecting_units(task.model)
+    read = compute_attention(task, pictures, units)
     for a, features in zip(read, pooled, strict=True):
         assert features.ndim == (4 if window else 2)
         known = expit(features.numpy().reshape(*features.shape[:2], -1)).mean(2)
@@ -108,7 +102,7 @@ def test_the_script_writes_all(run_dir: Path, streets_root: Path, tmp_path: Path
         assert float(row["3x3"]) + float(row["5x5"]) == pytest.approx(1)
         assert row["preferred"] == max(("3x3", "5x5"), key=lambda kernel: float(row[kernel]))
     check_output(output, overwrite=True)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         check_output(output, overwrite=False)
     with pytest.raises(UserError, match="is a file"):
         check_output(output / "images.csv", overwrite=False)
@@ -117,13 +111,13 @@ def test_the_script_writes_all(run_dir: Path, streets_root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"growing": "redraw", "name": "camvid"}, "not camvid"),
-        ({"side": 50}, "multiples of 32"),
-        ({"side": 96}, "has only 128x64 pixels"),
-        ({"side": 32}, "give a larger --window"),
-        ({"max_images": 0}, "at least 1"),
-        ({"scale": 0.0}, "--scale is above 0"),
-        ({"scale": 0.5, "side": 64}, "before it is scaled by 0.5"),
+        ({"growth": "redraw", "name": "camvid"}, "`growth` .* not for camvid; use 'crop'"),
+        ({"window": 50}, "`window` .* multiple of 32, at least 32, not 50"),
+        ({"window": 96}, "`window` .* 96: .* 128x64 pixels$"),
+        ({"window": 32}, "`window` of 32 pixels"),
+        ({"max_images": 0}, "`max_images` must be at least 1, not 0"),
+        ({"scale": 0.0}, "`scale` must be above 0, not 0"),
+        ({"scale": 0.5, "window": 64}, "`window` .* scaled by 0.5"),
         ({"encoder": "sknet_tiny_plain"}, "no SK unit"),
         ({"sk": SKSettings(branches=[[3], [3, 1]])}, "no SK unit"),
     ],
@@ -136,63 +130,63 @@ def test_mistakes(arguments: dict, message: str, streets_root: Path, camvid_root
         task.class_names = list(spec.classes.names)
     root = camvid_root if name == "camvid" else streets_root
     with pytest.raises(UserError, match=message):
-        observe([task], spec, root, "val", **arguments)
+        observe_attention([task], spec, root, "val", **arguments)
 
 
 def test_units_that_a_shallow_decoder_leaves_out_are_left_out(
     streets_root: Path, tmp_path: Path
 ) -> None:
     task = task_of(arch="pspnet")
-    assert [unit.stage for unit in find_units(task.model)][-1] == "encoder.layer4"
+    assert [unit.stage for unit in selecting_units(task.model)][-1] == "encoder.layer4"
     root = tmp_path / "streets"
     draw_dataset(root, train=1, val=1, height=128, width=256, seed=0, workers=0)
     task.class_names = list(get_dataset("streets").classes.names)
-    seen = observe([task], get_dataset("streets"), root, "val")
-    assert {unit.stage for unit in seen.units} == {"encoder.layer1", "encoder.layer2"}
+    observed = observe_attention([task], get_dataset("streets"), root, "val")
+    assert {unit.stage for unit in observed.units} == {"encoder.layer1", "encoder.layer2"}
 
 
-@pytest.mark.parametrize("growing", ["crop", "redraw"])
-def test_images_are_seen_at_the_scale(growing: Growing, tmp_path: Path) -> None:
+@pytest.mark.parametrize("growth", ["crop", "redraw"])
+def test_images_are_seen_at_the_scale(growth: GrowthMethod, tmp_path: Path) -> None:
     root, spec = tmp_path / "streets", get_dataset("streets")
     draw_dataset(root, train=1, val=2, height=128, width=256, seed=3, workers=0)
     task = task_of()
-    seen = observe([task], spec, root, "val", growing, side=64, scale=0.5)
-    assert seen.blurred is None
-    seen_images: list[str] = []
-    for pair, whole in zip(spec.pairs(root, "val"), seen.whole, strict=True):
+    observed = observe_attention([task], spec, root, "val", growth, window=64, scale=0.5)
+    assert observed.blurred is None
+    names: list[str] = []
+    for pair, whole in zip(spec.pairs(root, "val"), observed.whole, strict=True):
         halved = resize(read_image(pair.image), 64, 128)
-        read = read_attention(task, [halved], seen.units)
+        read = compute_attention(task, [halved], observed.units)
         np.testing.assert_allclose(whole.weights, [a[0].mean(1) for a in read], rtol=1e-6)
         assert whole.sample.prediction.shape == (128, 256)
-        of_image = [unit[len(seen_images)] for unit in seen.selections[0].largest]
+        of_image = [unit[len(names)] for unit in observed.selections[0].largest]
         np.testing.assert_allclose(np.stack([a.mean() for a in of_image]), whole.weights[:, 1])
-        seen_images.append(pair.name)
-    assert seen.images == seen_images
-    whole_size = observe([task], spec, root, "val", growing, side=64)
-    assert len(seen.still[0].image) == len(whole_size.still[0].image)
-    np.testing.assert_array_equal(seen.still[0].size, whole_size.still[0].size)
-    assert not np.allclose(seen.still[0].weights, whole_size.still[0].weights)
-    assert len(seen.grown[0].image) >= len(whole_size.grown[0].image)  # more of them fit
+        names.append(pair.name)
+    assert observed.images == names
+    whole_size = observe_attention([task], spec, root, "val", growth, window=64)
+    assert len(observed.original[0].image) == len(whole_size.original[0].image)
+    np.testing.assert_array_equal(observed.original[0].size, whole_size.original[0].size)
+    assert not np.allclose(observed.original[0].weights, whole_size.original[0].weights)
+    assert len(observed.grown[0].image) >= len(whole_size.grown[0].image)  # more of them fit
 
 
 def test_one_image_has_no_intervals_and_is_drawn(tmp_path: Path) -> None:
     root, spec = tmp_path / "streets", get_dataset("streets")
     draw_dataset(root, train=1, val=1, height=128, width=256, seed=3, workers=0)
     task = task_of()
-    seen = observe([task], spec, root, "val", "redraw", side=64)
-    record = attention_record(seen, task.class_names)
+    observed = observe_attention([task], spec, root, "val", "redraw", window=64)
+    record = summarize_attention(observed, task.class_names)
     assert record["growth"]["largest_change"]["low"] is None
     assert record["interval"].startswith("no intervals")
-    write_attention(tmp_path / "out", record, seen, task, pictures=1)
+    write_attention(tmp_path / "out", record, observed, task, pictures=1)
     assert json.loads((tmp_path / "out" / "attention.json").read_text())["images"] == 1
 
 
 def test_networks_must_be_alike(streets_root: Path) -> None:
     tasks = [task_of(), task_of(sk=SKSettings(branches=[[3], [5]]))]
-    assert find_units(tasks[0].model) == find_units(tasks[1].model)  # both span 3 and 5
+    assert selecting_units(tasks[0].model) == selecting_units(tasks[1].model)  # both span 3 and 5
     for other, what in (tasks[1], "sk"), (task_of(arch="unet"), "arch"):
         with pytest.raises(UserError, match=f"no repetitions of one another: {what} differ"):
-            observe([tasks[0], other], get_dataset("streets"), streets_root, "val")
+            observe_attention([tasks[0], other], get_dataset("streets"), streets_root, "val")
 
 
 def test_one_run_is_no_two_networks(run_dir: Path, streets_root: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 
 from skseg import SegmentationTask
 from skseg.attention import selection
-from skseg.attention.observe import find_units
-from skseg.attention.selection import Selection, SelectionReader, describe_selection
+from skseg.attention.observe import selecting_units
+from skseg.attention.selection import Selection, SelectionCollector, describe_selection
 from skseg.data import get_dataset, read_pair
 from skseg.encoders import SKSettings
 from skseg.inference import InferenceSettings
@@ -23,13 +23,13 @@ COUNTS = np.full((50, 3, 3), [1, 2, 2])
 
 def read(task: SegmentationTask, root: Path, scale: float = 1.0) -> Selection:
     spec = get_dataset("streets")
-    reader = SelectionReader(task, find_units(task.model), scale)
+    collector = SelectionCollector(task, selecting_units(task.model), scale)
     pairs = [read_pair(spec, pair) for pair in spec.pairs(root, "val")]
     for image, mask in pairs:
-        reader.see(image, mask)
+        collector.add(image, mask)
     for image, mask in pairs:
-        reader.see_fixed(image, mask)
-    return reader.result()
+        collector.add_fixed(image, mask)
+    return collector.result()
 
 
 def task_of(sk: SKSettings | None = None) -> SegmentationTask:
@@ -74,7 +74,7 @@ def test_attention_that_follows_nothing_is_worth_nothing(streets_root: Path) -> 
             torch.nn.init.zeros_(parameter)
     seen = read(task, streets_root)
     np.testing.assert_array_equal(seen.counts, seen.counts_fixed)
-    found = describe_selection([seen, seen], find_units(task.model))
+    found = describe_selection([seen, seen], selecting_units(task.model))
     assert found["difference"] == {"value": 0, "low": 0, "high": 0}
     for variation in found["variation"].values():
         assert variation["over_images"]["value"] == pytest.approx(0, abs=1e-7)
@@ -86,8 +86,8 @@ def test_counts_are_those_of_predictions_at_the_scale(streets_root: Path) -> Non
     whole, half = read(task, streets_root), read(task, streets_root, 0.5)
     assert (whole.counts != half.counts).any()
     assert whole.counts.shape == (3, 19, 3)
-    reader = SelectionReader(task, find_units(task.model), 0.5)
-    assert reader.settings == InferenceSettings(scales=(0.5,))
+    collector = SelectionCollector(task, selecting_units(task.model), 0.5)
+    assert collector.settings == InferenceSettings(scales=(0.5,))
 
 
 def test_a_class_that_never_occurs_does_not_decide_what_following_is_worth() -> None:

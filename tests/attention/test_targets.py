@@ -10,10 +10,10 @@ from skseg.attention.targets import (
     FACTORS,
     blurred_targets,
     cropped_targets,
-    find_things,
+    find_objects,
     growth_blurs,
+    original_targets,
     redrawn_targets,
-    still_targets,
     window_around,
 )
 from skseg.data import get_dataset, read_image
@@ -27,7 +27,7 @@ def test_objects_are_components_of_a_class() -> None:
     mask[30:50, 25:45] = 3  # touches at a corner
     mask[60:90, 60:100] = 3
     mask[60:70, 0:20] = 7  # too small
-    assert sorted(find_things(mask)) == [
+    assert sorted(find_objects(mask)) == [
         (3, 800, (10, 5, 40, 40)),
         (3, 1200, (60, 60, 30, 40)),
     ]
@@ -56,20 +56,20 @@ def test_cropped_objects_grow_and_large_ones_are_left_out() -> None:
     assert areas[0] == 24 * 20
     for area, factor in zip(areas, FACTORS, strict=True):
         assert area == pytest.approx(24 * 20 * factor**2, rel=0.05)
-    assert len(still_targets(image, mask, 96)) == 2
+    assert len(original_targets(image, mask, 96)) == 2
 
 
-def test_targets_of_a_scaled_picture() -> None:
-    """At half the size a window holds twice as much, and growth by 2 is the picture's pixels."""
+def test_targets_of_a_scaled_image() -> None:
+    """At half the size a window holds twice as much; growth by 2 shows the image's own pixels."""
     image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
     mask = np.zeros((160, 200), np.uint8)
     mask[64:88, 80:100] = 5
-    _, thing = still_targets(image, mask, 64, 0.5)
-    assert (thing.label, thing.size) == (5, 1)  # sizes are those of the picture as it is
+    _, target = original_targets(image, mask, 64, 0.5)
+    assert (target.label, target.size) == (5, 1)  # sizes are those of the picture as it is
     halved = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(thing.windows[0], halved[38 - 32 : 38 + 32, 45 - 32 : 45 + 32])
+    np.testing.assert_array_equal(target.windows[0], halved[38 - 32 : 38 + 32, 45 - 32 : 45 + 32])
     (grown,) = cropped_targets(image, mask, 64, 0.5)
-    np.testing.assert_array_equal(grown.windows[0], thing.windows[0])
+    np.testing.assert_array_equal(grown.windows[0], target.windows[0])
     np.testing.assert_array_equal(grown.windows[-1], image[76 - 32 : 76 + 32, 90 - 32 : 90 + 32])
     assert not growth_blurs(0.5)
     for scale in (0.75, 1.0, 1.5):
@@ -79,7 +79,7 @@ def test_targets_of_a_scaled_picture() -> None:
         assert np.abs(np.diff(blurred, axis=1)).mean() < 0.8 * np.abs(np.diff(sharp, axis=1)).mean()
 
 
-def test_the_central_thing_grows_in_a_window_that_stays(tmp_path: Path) -> None:
+def test_the_central_object_grows_in_a_window_that_stays(tmp_path: Path) -> None:
     draw_dataset(tmp_path / "drawn", train=1, val=5, height=128, width=256, seed=1, workers=0)
     found = 0
     for pair in get_dataset("streets").pairs(tmp_path / "drawn", "val"):
