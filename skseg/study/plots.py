@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from skseg.study.matrix import Row, Study
-from skseg.study.records import ComparisonRecord
+from skseg.study.records import DifferenceRecord
 from skseg.study.summary import compare_parts, scores_by_seed
 
 
@@ -57,7 +57,7 @@ def plot_differences(study: Study, rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _plot_intervals(axis: Axes, found: Mapping[str, ComparisonRecord]) -> None:
+def _plot_intervals(axis: Axes, found: Mapping[str, DifferenceRecord]) -> None:
     names = list(found)[::-1]
     for place, name in enumerate(names):
         row = found[name]

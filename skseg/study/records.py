@@ -2,11 +2,13 @@
 
 from typing import Literal, TypedDict
 
-Score = Literal["miou", "pixel_accuracy", "boundary_miou", "boundary_mean_f"]
+from skseg.metrics.estimates import EstimateRecord
+
+ScoreName = Literal["miou", "pixel_accuracy", "boundary_miou", "boundary_mean_f"]
 """A score of an arm: its column in `runs.csv` and its key in `summary.json`."""
 
 
-class ComparisonRecord(TypedDict):
+class DifferenceRecord(TypedDict):
     """A `skseg.study.statistics.Comparison`; differences are in percentage points."""
 
     pairs: int
@@ -18,7 +20,7 @@ class ComparisonRecord(TypedDict):
     p_wilcoxon: float | None
 
 
-class PairRecord(ComparisonRecord):
+class PairRecord(DifferenceRecord):
     """A comparison of two arms.
 
     Attributes:
@@ -71,9 +73,9 @@ class DecoderRecord(TypedDict):
     arms: dict[str, ArmRecord]
     primary: PrimaryRecord | None
     others: list[PairRecord]
-    classes: dict[str, ComparisonRecord]
-    sizes: dict[str, ComparisonRecord]
-    boundaries: dict[Score, ComparisonRecord]
+    classes: dict[str, DifferenceRecord]
+    sizes: dict[str, DifferenceRecord]
+    boundaries: dict[ScoreName, DifferenceRecord]
     conclusion: str
 
 
@@ -93,18 +95,10 @@ class StudySummary(TypedDict):
     hours: float
 
 
-class IntervalRecord(TypedDict):
-    """A value with the ends of its 95 % interval, None where there are too few data for one."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
 class AttentionEffect(TypedDict):
     """`selection` of `attention.json`: the mIoU (0 to 1) that image-dependent attention adds."""
 
-    difference: IntervalRecord
+    difference: EstimateRecord
 
 
 class ClaimRecord(TypedDict):

@@ -11,8 +11,8 @@ from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.records import (
     ArmRecord,
     AttentionFindings,
-    ComparisonRecord,
     DecoderRecord,
+    DifferenceRecord,
     PairRecord,
     StudySummary,
 )
@@ -234,7 +234,7 @@ def _detail(study: Study, record: DecoderRecord) -> list[str]:
     ]
 
 
-def _difference_table(found: Mapping[str, ComparisonRecord], title: str) -> list[str]:
+def _difference_table(found: Mapping[str, DifferenceRecord], title: str) -> list[str]:
     if not found:
         return []
     lines = [f"| {title} | pairs | difference, points | interval |", "|---|---:|---:|---|"]
@@ -242,7 +242,7 @@ def _difference_table(found: Mapping[str, ComparisonRecord], title: str) -> list
     return [*lines, ""]
 
 
-def _difference(row: ComparisonRecord) -> str:
+def _difference(row: DifferenceRecord) -> str:
     interval = "-"
     if row["interval"] and row["pairs"] >= FEWEST_PAIRS:
         interval = "{:+.2f} to {:+.2f}".format(*row["interval"])

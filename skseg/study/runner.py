@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -24,12 +23,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from skseg.errors import UserError, near_names
 from skseg.files import whole_file
+from skseg.metrics.records import EvaluationRecord
 from skseg.study.matrix import Row, Run, Study, add_row, check_rows, pending_runs, read_rows
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Scores come from the evaluation, so runs do not validate unless the study asks for it.
 _DEFAULTS = {"trainer.limit_val_batches": 0, "wandb.enabled": False}
-_SCORES = ("miou", "pixel_accuracy", "mean_accuracy", "boundary_miou", "boundary_mean_f")
 
 
 class BrokenRunError(RuntimeError):
@@ -300,14 +299,18 @@ def _terminates_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _row(run: Run, folder: Path, record: dict[str, Any], state: _State) -> Row:
+def _row(run: Run, folder: Path, record: EvaluationRecord, state: _State) -> Row:
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "arm": run.arm,
         "encoder": config["model"]["encoder_name"],
         "decoder": run.decoder,
         "seed": run.seed,
-        **{score: record[score] for score in _SCORES},
+        "miou": record["miou"],
+        "pixel_accuracy": record["pixel_accuracy"],
+        "mean_accuracy": record["mean_accuracy"],
+        "boundary_miou": record["boundary_miou"],
+        "boundary_mean_f": record["boundary_mean_f"],
         "images": record["images"],
         "seconds": round(state.seconds),
         "skseg": version("skseg"),

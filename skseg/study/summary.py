@@ -6,11 +6,11 @@ from statistics import fmean, stdev
 from skseg.study.matrix import Row, Study
 from skseg.study.records import (
     ArmRecord,
-    ComparisonRecord,
     DecoderRecord,
+    DifferenceRecord,
     PairRecord,
     PrimaryRecord,
-    Score,
+    ScoreName,
     StudySummary,
 )
 from skseg.study.statistics import Comparison, compare_paired, detectable_difference, pairs_needed
@@ -20,7 +20,7 @@ _ALPHA = 0.05
 FEWEST_PAIRS = 3
 """Fewest pairs of seeds with a reported interval; that of two pairs is too wide to be useful."""
 
-ARM_SCORES: dict[Score, str] = {
+ARM_SCORES: dict[ScoreName, str] = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
     "boundary_miou": "boundary IoU",
@@ -28,7 +28,7 @@ ARM_SCORES: dict[Score, str] = {
 }
 """Display names of an arm's scores."""
 
-_BOUNDARY_SCORES: tuple[Score, ...] = ("boundary_miou", "boundary_mean_f")
+_BOUNDARY_SCORES: tuple[ScoreName, ...] = ("boundary_miou", "boundary_mean_f")
 
 
 def scores_by_seed(
@@ -139,7 +139,7 @@ def _summarize_decoder(
     }
 
 
-def _record(found: Comparison) -> ComparisonRecord:
+def _record(found: Comparison) -> DifferenceRecord:
     return {
         "pairs": found.pairs,
         "difference": found.difference,
@@ -170,7 +170,7 @@ def _arm(rows: Sequence[Row], arm: str, decoder: str) -> ArmRecord:
 
 def compare_parts(
     rows: Sequence[Row], study: Study, decoder: str, prefix: str
-) -> dict[str, ComparisonRecord]:
+) -> dict[str, DifferenceRecord]:
     """Compare the study's detailed pair by class or by size of object.
 
     Args:
