@@ -83,14 +83,14 @@ def plot_groups(record: AttentionRecord, key: Literal["by_class", "by_size"], ti
             for group in groups.values()
         ]
     )
-    centred = 100 * (table - table.mean(0))
-    limit = max(1.0, float(np.abs(centred).max()))
+    centered = 100 * (table - table.mean(0))
+    limit = max(1.0, float(np.abs(centered).max()))
     size = (_width(units) + 1, 1.6 + 0.3 * len(groups))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(centred, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    shown = axes.imshow(centered, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for row, column in np.ndindex(*table.shape):
-        dark = abs(centred[row, column]) > 0.6 * limit
+        dark = abs(centered[row, column]) > 0.6 * limit
         axes.text(
             column, row, f"{100 * table[row, column]:.1f}", ha="center", va="center",
             fontsize=8, color="white" if dark else "black",

@@ -99,7 +99,7 @@ def unit_attention(recorded: dict[str, Tensor], units: Sequence[Unit]) -> list[F
 def describe_selection(
     networks: Sequence[Selection], units: Sequence[Unit], seed: int = 0
 ) -> SelectionRecord:
-    """Describe how attention varies, and how much its dependence on the image adds to mIoU.
+    """Measure how attention varies, and how much its dependence on the image adds to mIoU.
 
     Attention that selects by content varies over images. Attention that varies only over channels
     is a mixture of kernels that training has fixed.

@@ -192,7 +192,7 @@ def compare_parts(
 def _conclude_primary(
     study: Study, decoder: str, found: Comparison, p_value: float | None, tests: int
 ) -> str:
-    """Say what the planned comparison shows, and which differences it could have detected."""
+    """Describe the planned comparison, and which differences it can detect."""
     first, second = study.primary
     if found.pairs < study.primary_seeds or found.difference is None or p_value is None:
         so_far = "" if found.difference is None else f" ({found.difference:+.2f} points so far)"
@@ -238,7 +238,7 @@ def _conclude_primary(
 def _conclude_exploratory(
     decoder: str, arms: Mapping[str, ArmRecord], others: Sequence[PairRecord]
 ) -> str:
-    """Say what a study without a planned comparison shows."""
+    """Describe a study without a planned comparison."""
     text = (
         f"Exploratory (with the {decoder} decoder): this study planned no comparison, so nothing "
         "is tested."

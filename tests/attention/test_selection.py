@@ -91,7 +91,7 @@ def test_counts_are_those_of_predictions_at_the_scale(streets_root: Path) -> Non
 
 
 def test_a_class_that_never_occurs_does_not_decide_what_following_is_worth() -> None:
-    """One pixel taken for it, in one of the passes, would be points of mIoU."""
+    """One pixel predicted as it, in one of the two passes, would change mIoU by points."""
     largest = [np.zeros((50, 6), np.float32) for _ in UNITS]
     never = np.zeros((50, 1, 3), np.int64)
     stray = never.copy()

@@ -65,7 +65,7 @@ def test_targets_of_a_scaled_image() -> None:
     mask = np.zeros((160, 200), np.uint8)
     mask[64:88, 80:100] = 5
     _, target = original_targets(image, mask, 64, 0.5)
-    assert (target.label, target.size) == (5, 1)  # sizes are those of the picture as it is
+    assert (target.label, target.size) == (5, 1)  # sizes are those in the original image
     halved = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(target.windows[0], halved[38 - 32 : 38 + 32, 45 - 32 : 45 + 32])
     (grown,) = cropped_targets(image, mask, 64, 0.5)

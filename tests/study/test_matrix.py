@@ -1,4 +1,4 @@
-"""A study's config, the identity of its runs, and the table of those that are done."""
+"""A study's config, the identity of its runs, and the table of finished runs."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_seeds_count_up_from_the_first(tmp_path: Path) -> None:
     assert fresh.runs()[0] in from_zero.runs(), "a run is the same whichever seed is the first"
 
 
-def test_more_of_a_study_leaves_what_is_done(tmp_path: Path) -> None:
+def test_additions_to_a_study_keep_finished_runs(tmp_path: Path) -> None:
     study = read_study(write(tmp_path / "s.yaml"))
     rows = [row(run) for run in study.runs()[:3]]
     more = {"seeds": 4, "primary_seeds": 5, "question": "Does it?", "decoders": ["unet", "fpn"]}
@@ -87,7 +87,7 @@ def test_more_of_a_study_leaves_what_is_done(tmp_path: Path) -> None:
     ],
     ids=["set", "arm", "fewer arms", "split", "fit", "scales"],
 )
-def test_rows_of_another_version_are_refused(tmp_path: Path, change: dict) -> None:
+def test_rows_with_other_settings_are_refused(tmp_path: Path, change: dict) -> None:
     rows = [row(run) for run in read_study(write(tmp_path / "s.yaml")).runs()]
     changed = read_study(write(tmp_path / "s.yaml", **change))
     with pytest.raises(UserError, match=r"runs\.csv: \d of 7 runs .* \(.*-fpn-\d"):
@@ -104,7 +104,7 @@ def test_rows_of_other_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_fit_config_is_read_once(tmp_path: Path) -> None:
-    """What the digests say is what all runs get, whatever is edited meanwhile."""
+    """All runs use the settings of their digests, even if the file is edited meanwhile."""
     fit = tmp_path / "fit.yaml"
     fit.write_text("trainer: {max_epochs: 3}")
     study = read_study(write(tmp_path / "s.yaml", fit=str(fit)))
@@ -155,7 +155,7 @@ def test_rows_are_added_in_order_and_keep_unlike_columns(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_spoiled_table_is_named(tmp_path: Path, spoil, message: str) -> None:
+def test_a_damaged_table_is_refused(tmp_path: Path, spoil, message: str) -> None:
     study = read_study(write(tmp_path / "s.yaml"))
     table = tmp_path / "runs.csv"
     for run in study.runs()[:3]:
@@ -219,15 +219,15 @@ def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict, facts: list[st
 
 
 @pytest.mark.parametrize("config", STUDIES, ids=lambda path: path.stem)
-def test_rows_that_are_committed_are_of_their_config(config: Path) -> None:
+def test_committed_rows_match_their_config(config: Path) -> None:
     tables = [*(REPOSITORY / "docs" / "results").glob(f"**/{config.stem}/runs.csv")]
     assert tables
     for table in tables:
         check_rows(read_study(config), read_rows(table), table)
 
 
-def test_fresh_seeds_are_asked_of_the_same_runs() -> None:
-    """The two configs have the same settings, or seeds would not be what differs."""
+def test_the_studies_of_drawn_scenes_differ_only_in_seeds() -> None:
+    """Equal arms have equal settings in both configs."""
     first, fresh = (
         read_study(REPOSITORY / "configs" / "studies" / f"{name}.yaml")
         for name in ("streets", "streets_fresh")
@@ -237,7 +237,7 @@ def test_fresh_seeds_are_asked_of_the_same_runs() -> None:
         assert first.run(run.arm, run.decoder, run.seed) == run
 
 
-def test_no_config_at_all(tmp_path: Path) -> None:
+def test_an_unreadable_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         read_study(tmp_path / "none.yaml")
     (tmp_path / "s.yaml").write_text("a: [")

@@ -88,7 +88,7 @@ def test_the_conclusion_follows_from_the_numbers(tmp_path: Path, gain: float, wi
         assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_attention_of_its_networks_is_summed_up(tmp_path: Path) -> None:
+def test_the_report_includes_the_attention_of_its_networks(tmp_path: Path) -> None:
     config, study = write_study(tmp_path, "streets")
     folder = tmp_path / "results" / "streets"
     write_rows(study, folder / "runs.csv", 2.0)
@@ -219,7 +219,7 @@ def test_tests_of_several_studies_are_corrected_for_their_number(tmp_path: Path)
     assert all(f"({name}/report.md)" in index for name in ("one", "two", "three"))
 
 
-def test_what_is_planned_counts_before_it_is_done(tmp_path: Path) -> None:
+def test_planned_tests_count_before_they_are_done(tmp_path: Path) -> None:
     """Otherwise a result could be revised when another study ends."""
     config, study = write_study(tmp_path, "one")
     write_rows(study, tmp_path / "results" / "one" / "runs.csv", 1.15)
@@ -288,7 +288,7 @@ def test_a_study_without_a_primary_comparison_is_exploratory(tmp_path: Path) -> 
     assert "in detail" not in report.read_text()
 
 
-def test_reports_of_nothing(tmp_path: Path) -> None:
+def test_reports_without_studies_or_rows_are_refused(tmp_path: Path) -> None:
     config, _ = write_study(tmp_path, "streets")
     with pytest.raises(UserError, match=r"none.*runs\.csv.*streets"):
         write_reports([config], tmp_path / "none")
@@ -302,7 +302,7 @@ def test_reports_of_nothing(tmp_path: Path) -> None:
     assert "--report runs nothing" in done.stderr
 
 
-def test_what_keeps_the_report_from_being_made_is_said_before_the_runs(tmp_path: Path) -> None:
+def test_mistakes_of_the_report_show_before_the_runs(tmp_path: Path) -> None:
     config, _ = write_study(tmp_path, "streets")
     (tmp_path / "fit.yaml").write_text("trainer: {max_epochs: 3}")
     places = ["--output", tmp_path / "results", "--runs", tmp_path / "runs"]
