@@ -1,7 +1,7 @@
-"""Time SK units and networks against timm's, their twins and bare convolutions; and loading.
+"""Time SK units and networks against timm's, their twins and bare convolutions; and time loading.
 
-All candidates run in turn in one process, each in the faster of both memory formats, so ratios hold
-on a machine whose speed drifts. On a GPU absolute times count.
+All candidates run in turn in one process, each in the faster of the two memory formats, so ratios
+are reliable on a machine whose speed varies. On a GPU, compare absolute times.
 """
 
 import argparse
@@ -36,7 +36,7 @@ UNIT = {"groups": 32}
 
 
 class Convolutions(nn.Module):
-    """The branches' convolutions and nothing else: the floor of what libraries offer."""
+    """The convolutions of the branches and nothing else: the least time that torch needs."""
 
     def __init__(self, channels: int, dilations: tuple[int, ...] = (1, 2)) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def networks(name: str) -> dict[str, nn.Module]:
 
 
 def job(module: nn.Module, x: torch.Tensor, training: bool) -> Callable[[], None]:
-    """One training step or inference of a module."""
+    """Return a function that runs one training step or one inference of a module."""
     if not training:
         module = module.eval()
         if any(isinstance(m, skseg.SKConv2d) for m in module.modules()):
@@ -93,7 +93,7 @@ def job(module: nn.Module, x: torch.Tensor, training: bool) -> Callable[[], None
 def race(
     make: Callable[[], dict[str, nn.Module]], x: torch.Tensor, training: bool, rounds: int
 ) -> dict[str, float]:
-    """Median seconds of each candidate, the better of both formats."""
+    """Return the median seconds of each candidate, in the faster of the two formats."""
     jobs = {
         (name, form): job(
             module.to(x.device, memory_format=form), x.to(memory_format=form), training
@@ -117,7 +117,7 @@ def race(
 
 
 def saved_maps(module: nn.Module, x: torch.Tensor) -> float:
-    """Bytes kept for backward through save_for_backward, in input maps."""
+    """Return the bytes that save_for_backward keeps, in units of one input map."""
     kept: dict[int, int] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -167,9 +167,9 @@ def measurements(
 
 
 def loading(rounds: int) -> Iterator[tuple[str, str, dict[str, float]]]:
-    """Seconds a training sample of 1024x2048 PNG takes, beside the least it could.
+    """Yield the seconds to load a training sample from PNG files of 1024x2048, and the floor.
 
-    The least is OpenCV's decoding of image and mask and cutting the crop out of both.
+    The floor is decoding image and mask by OpenCV and cutting the crop out of both.
     """
     with tempfile.TemporaryDirectory() as root:
         draw_dataset(root, train=4, val=1, height=1024, width=2048, seed=0, workers=2)
@@ -235,7 +235,7 @@ COLORS = {"convolutions": "tab:gray", "SK unit": "tab:blue", "timm": "tab:orange
 
 
 def plot(results: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Times over those of the bare convolutions, and growth."""
+    """Draw times relative to those of the bare convolutions, and growth."""
     figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained")
     axes = figure.subplots(1, 4)
     for axis, group in zip(axes, ("unit, inference", "unit, training"), strict=False):

@@ -1,4 +1,4 @@
-"""How far numbers are from those of another implementation."""
+"""The relative error of one implementation compared with another."""
 
 import torch
 

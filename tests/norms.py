@@ -1,4 +1,4 @@
-"""Networks whose norms show it when one is swapped, dropped or folded wrongly."""
+"""Random norms, so that a test fails if a norm is swapped, dropped or folded wrongly."""
 
 from typing import TypeVar
 

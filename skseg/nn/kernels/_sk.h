@@ -85,7 +85,8 @@ INLINE void FN(gather)(const struct FN(band) *band, int r, int x0, const int spr
 /* The gathered row `offset` rows below row r, starting `shift` columns left of the strip. */
 INLINE const float *FN(row_of)(const struct FN(band) *band, int r, int offset, int shift, const int spread) {
     const size_t unit = spread ? V : band->G, planes = spread ? spread : 1;
-    return band->ring + ((size_t)((r + offset + band->D) % (2 * band->D + (spread ? 1 : STEP))) * COLS * planes + (band->D - shift)) * unit;
+    const size_t index = (r + offset + band->D) % (2 * band->D + (spread ? 1 : STEP));
+    return band->ring + (index * COLS * planes + (band->D - shift)) * unit;
 }
 
 /* Channel j of the p-th pixel of a gathered row, for every lane: spread before, or broadcast now. */
@@ -370,9 +371,9 @@ TARGET static void FN(gradient_band)(const struct FN(band) *band, const struct F
  * The part in brackets comes through select and pooling, the rest from the norm's use of the batch's statistics (0 in
  * evaluation). Computes `pixels` pixels of `channels` channels from where y and dout point to; dy has `stride` floats
  * from pixel to pixel. */
-INLINE void FN(map_gradient)(const float *y, const float *scale, const float *shift, const float *dout, const float *open_scale,
-                             const float *open_shift, const float *all_scale, const float *all_shift, float *dy, int pixels, int C, int channels,
-                             int stride) {
+INLINE void FN(map_gradient)(const float *y, const float *scale, const float *shift, const float *dout,
+                             const float *open_scale, const float *open_shift, const float *all_scale,
+                             const float *all_shift, float *dy, int pixels, int C, int channels, int stride) {
     for (int c = 0; c < channels; c += V) {
         const vec by = load(scale + c), plus = load(shift + c), open_by = load(open_scale + c),
                   open_plus = load(open_shift + c), all_by = load(all_scale + c), all_plus = load(all_shift + c);
@@ -387,17 +388,15 @@ INLINE void FN(map_gradient)(const float *y, const float *scale, const float *sh
 /* The gradients of whole maps: writes dy[m] [B, H, W, C]. open_scale, open_shift: [B][M][C]; scale, shift, all_scale,
  * all_shift: [M][C]. For units whose convolutions are torch's. */
 TARGET int FN(sk_grad_maps)(int M, const float *const *y, const float *scale, const float *shift, const float *dout,
-                             const float *open_scale, const float *open_shift,
-                             const float *all_scale, const float *all_shift, float *const *dy, int B,
-                             int pixels, int C, int threads) {
+                            const float *open_scale, const float *open_shift, const float *all_scale,
+                            const float *all_shift, float *const *dy, int B, int pixels, int C, int threads) {
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (int b = 0; b < B; b++)
         for (int c = 0; c < C; c += V)
             for (int m = 0; m < M; m++) {
                 const size_t at = (size_t)b * pixels * C + c, own = ((size_t)b * M + m) * C + c, k = (size_t)m * C + c;
-                FN(map_gradient)(y[m] + at, scale + k, shift + k, dout + at, open_scale + own, open_shift + own, all_scale + k,
-                                 all_shift + k, dy[m] + at,
-                                 pixels, C, V, C);
+                FN(map_gradient)(y[m] + at, scale + k, shift + k, dout + at, open_scale + own, open_shift + own,
+                                 all_scale + k, all_shift + k, dy[m] + at, pixels, C, V, C);
             }
     return 0;
 }
@@ -412,11 +411,10 @@ TARGET int FN(sk_grad_maps)(int M, const float *const *y, const float *scale, co
  * Reads x, y[m], dout: [B, H, W, C]; weight[m]: [C, G, 3, 3] of strides[m][4] floats; and what sk_grad_maps reads.
  * Writes dx: [B, H, W, C], or nothing if NULL; dweight[m]: [splits] of the weight's strides, or nothing if NULL. */
 TARGET int FN(sk_backward)(const float *x, int M, const int *dilation, float *const *weight, const int *strides,
-                            const float *const *y, const float *scale, const float *shift, const float *dout,
-                            const float *open_scale, const float *open_shift,
-                             const float *all_scale, const float *all_shift, float *dx,
-                            float *const *dweight, int B, int H, int W, int C, int G, int splits, int band_rows,
-                            int threads) {
+                           const float *const *y, const float *scale, const float *shift, const float *dout,
+                           const float *open_scale, const float *open_shift, const float *all_scale,
+                           const float *all_shift, float *dx, float *const *dweight, int B, int H, int W, int C, int G,
+                           int splits, int band_rows, int threads) {
     const int block = G < V ? V : G, D = FN(largest)(M, dilation);
     const size_t image = (size_t)H * W * C, room = (size_t)(band_rows + 2 * D) * W * block, taps = (size_t)block * 9 * G;
     int failed = 0;
@@ -443,7 +441,8 @@ TARGET int FN(sk_backward)(const float *x, int M, const int *dilation, float *co
                         for (int m = 0; m < M; m++) {
                             const size_t own = ((size_t)b * M + m) * C + c, k = (size_t)m * C + c;
                             FN(map_gradient)(y[m] + first, scale + k, shift + k, dout + first, open_scale + own,
-                                             open_shift + own, all_scale + k, all_shift + k, dy + m * room, all * W, C, block, block);
+                                             open_shift + own, all_scale + k, all_shift + k, dy + m * room, all * W, C,
+                                             block, block);
                         }
                         for (int m = 0; dx && m < M; m++) {
                             const struct FN(band) band = {dy + m * room, all, W, block, G, dilation[m], top, rows, ring};
@@ -494,8 +493,8 @@ INLINE void FN(sums_of)(const float *y, float *sums, int pixels, int C, const in
 /* The first pixel of the k-th of `bands` bands of an image. */
 #define FIRST(k) ((int)((long)pixels * (k) / bands))
 
-/* Writes sums: [B][bands][M][2][C], the sum of y[m] and of its square over each band of pixels, as sk_conv leaves them. For
- * units whose convolutions are torch's. */
+/* Writes sums: [B][bands][M][2][C], the sum of y[m] and of its square over each band of pixels, as sk_conv leaves them.
+ * For units whose convolutions are torch's. */
 TARGET int FN(sk_sums)(int M, const float *const *y, float *sums, int B, int pixels, int C, int bands, int threads) {
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (int b = 0; b < B; b++)
@@ -664,8 +663,8 @@ TARGET int FN(sk_statistics)(int M, const float *sums, const float *const *weigh
     return 0;
 }
 
-/* Moves running statistics [C] towards those of the batch, [C] each, by the share `momentum`. The running variance is that
- * of a sample of `count` pixels, unbiased. */
+/* Moves running statistics [C] towards those of the batch, [C] each, by the share `momentum`. The running variance is
+ * that of a sample of `count` pixels, unbiased. */
 TARGET int FN(sk_update_running)(const float *mean, const float *var, float *running_mean, float *running_var,
                                  float momentum, int count, int C, int threads) {
     (void)threads; /* too little to share */
