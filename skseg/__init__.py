@@ -4,6 +4,7 @@ Importing this package registers its encoders in segmentation-models-pytorch and
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from skseg.convert import convert_to_sk, optimize_for_inference
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from skseg.data import SegmentationDataModule
     from skseg.training.task import SegmentationTask, load_model
 
+    __version__: str
+
 __all__ = [
     "SKConv2d",
     "SegmentationDataModule",
     "SegmentationTask",
     "UserError",
+    "__version__",
     "build_model",
     "convert_to_sk",
     "list_encoders",
@@ -28,7 +32,7 @@ __all__ = [
     "optimize_for_inference",
 ]
 
-# Who only wants an encoder does not wait for Lightning and albumentations.
+# Imported at first use: whoever needs an encoder alone does not wait for Lightning.
 _LAZY = {
     "SegmentationDataModule": "skseg.data",
     "SegmentationTask": "skseg.training.task",
@@ -37,6 +41,12 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("skseg")
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'skseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

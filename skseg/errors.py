@@ -1,21 +1,25 @@
-"""The one exception that stands for a user's mistake, and how a command ends on one."""
+"""The one exception for a user's mistake, and the words that help to correct it."""
 
 import errno
-import functools
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 _WORKER_MARK = "Original Traceback"
 _MOST_NEAR = 3
 _MOST_LISTED = 20
+# Errors of a path or a disk that the user can correct: no access, no space, not a folder.
+_CORRECTABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: a file, a key, a value.
+    """An invalid file, key or value that the user gave.
 
-    The message alone must say what is wrong, where, and what would have been right; the command
-    line prints it without a stack trace.
+    The message alone must say what is wrong, where, and what would be valid: commands print it
+    without a stack trace. Write parameters in backticks, as in "`window` must be positive". A
+    command replaces them by its flags: "--window must be positive".
     """
 
     def __init__(self, message: str) -> None:
@@ -26,10 +30,14 @@ class UserError(ValueError):
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """Say which known names are near a wrong one, or list them if they are few.
+    """Suggest the known names that are near a wrong one, or list all of them if they are few.
+
+    Args:
+        name: The wrong name.
+        known: The valid names.
 
     Returns:
-        The end of an error message, empty if there is nothing to say.
+        The end of an error message; empty if no name is near and there are many.
 
     Example:
         >>> near_names("cityscape", ["camvid", "cityscapes"])
@@ -44,29 +52,22 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return f"; there are {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else ""
 
 
-# What an unwritable or full disk raises.
-_OF_THE_DISK = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
-    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
-)
+def mistake_message(error: Exception) -> str | None:
+    """Return what to print for an error that the user can correct, None for any other error.
 
+    Args:
+        error: What a command raised.
 
-def exits_on_mistakes(
-    main: Callable[[list[str] | None], int],
-) -> Callable[[list[str] | None], int]:
-    """Make a command end on a user's mistake with one line on stderr and exit code 2."""
-
-    @functools.wraps(main)
-    def command(args: list[str] | None = None) -> int:
-        try:
-            return main(args)
-        except UserError as error:
-            message = str(error)
-        except OSError as error:
-            if error.errno not in _OF_THE_DISK:
-                raise
-            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-
-    return command
+    Example:
+        >>> mistake_message(UserError("no such file: a.png"))
+        'no such file: a.png'
+        >>> mistake_message(PermissionError(13, "Permission denied", "runs"))
+        'runs: Permission denied'
+        >>> mistake_message(KeyError("x")) is None
+        True
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _CORRECTABLE:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return None

@@ -1,14 +1,8 @@
-"""What SK units attend to, by class, by size of object and when objects grow: numbers, pictures.
+"""`skseg attention`: what SK units attend to, in numbers and pictures."""
 
-Writes attention.json, images.csv, growth.png, by_class.png, by_size.png and images.png, and says
-what they say of two claims: that a larger target gets more weight on the larger kernel in most
-channels, and that this is so in low and middle layers only. Several checkpoints must be repetitions
-(seeds) of one another; intervals are over networks then, else over images, of which that takes 10.
-"""
-
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -21,91 +15,98 @@ from skseg.attention.files import (
 from skseg.attention.observe import observe_attention
 from skseg.attention.records import AttentionFile
 from skseg.attention.summary import summarize_attention
+from skseg.commands.flags import DataFlags
+from skseg.commands.parser import run_command
+from skseg.commands.runs import find_checkpoint, find_data, run_folder
 from skseg.data import get_dataset
-from skseg.errors import UserError, exits_on_mistakes
+from skseg.errors import UserError
 from skseg.training.task import load_model
 
 
-def parse(args: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--ckpt_path", required=True, type=Path, nargs="+", help="checkpoints of one or more runs"
-    )
-    parser.add_argument("--data.name", dest="name", required=True, help="data set")
-    parser.add_argument("--data.root", dest="root", type=Path, help="its folder; data/NAME")
-    parser.add_argument("--split", default="val", help="split to look at (default: val)")
-    parser.add_argument(
-        "--output", type=Path, help="folder of the results; attention-SPLIT in the first run's"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace results that exist")
-    parser.add_argument(
-        "--growth",
-        choices=["redraw", "crop"],
-        help="how objects grow: drawn again, larger (drawn scenes, their default), or cropped and "
-        "enlarged, as in the paper (photographs)",
-    )
-    parser.add_argument(
-        "--window",
-        type=int,
-        help="side in pixels of what is shown around an object; half an image's shorter side",
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        default=1.0,
-        help="factor on the sides of images, as the networks were trained for (default: 1)",
-    )
-    parser.add_argument("--max_images", type=int, help="look at so many, evenly spread")
-    parser.add_argument("--pictures", type=int, default=6, help="images in images.png (default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    return parser.parse_args(args)
+def attention(
+    ckpt_path: Sequence[Path],
+    *,
+    data: DataFlags,
+    split: str | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    growth: Literal["redraw", "crop"] | None = None,
+    window: int | None = None,
+    scale: float = 1.0,
+    max_images: int | None = None,
+    pictures: int = 6,
+    seed: int = 0,
+) -> int:
+    """Measure what SK units attend to, by class, by size of object, and as objects grow.
 
+    Writes attention.json, images.csv, growth.png, by_class.png, by_size.png and images.png, and
+    tests two claims: that a larger object gets more weight on the larger kernel in most channels,
+    and that this holds in low and middle layers only. Several checkpoints must be repetitions
+    (seeds) of one another: intervals are then over networks, else over images, which needs 10.
 
-def run(args: argparse.Namespace, console: Console) -> None:
-    """Analyse, write the results and print what they say."""
-    output = args.output or args.ckpt_path[0].parent.parent / f"attention-{args.split}"
-    check_output(output, args.overwrite)
-    _check_repetitions(args.ckpt_path)
-    tasks = [load_model(path) for path in args.ckpt_path]
-    spec = get_dataset(args.name, args.root)
-    root = args.root or Path("data") / args.name
+    Examples:
+        skseg attention runs/demo
+        skseg attention runs/seed0 runs/seed1 runs/seed2 --split val --output out
+
+    Args:
+        ckpt_path: Folders of one or more runs, or checkpoints.
+        data: The data set.
+        split: Split to measure on; when unset, the one that the run was validated on, or val.
+        output: Folder of the results; attention-SPLIT in the first run's folder when unset.
+        overwrite: Replace results that exist.
+        growth: How objects grow: drawn again, larger (the default for drawn scenes), or cropped
+            and enlarged, as in the paper (the default for photographs).
+        window: Side in pixels of the region around an object; half an image's shorter side when
+            unset.
+        scale: Factor on the sides of images, as the networks were trained for.
+        max_images: Measure on at most so many images, evenly spread.
+        pictures: Number of images in images.png.
+        seed: Seed of the bootstrap.
+    """
+    console = Console()
+    checkpoints = [find_checkpoint(path) for path in ckpt_path]
+    name, root, run_split = find_data(data, checkpoints)
+    split = split or run_split
+    output = output or run_folder(checkpoints[0]) / f"attention-{split}"
+    check_output(output, overwrite)
+    _check_repetitions(checkpoints)
+    tasks = [load_model(path) for path in checkpoints]
+    spec = get_dataset(name, root)
     observations = observe_attention(
-        tasks, spec, root, args.split, args.growth, args.window, args.max_images, args.scale
+        tasks, spec, root, split, growth, window, max_images, scale
     )
     record: AttentionFile = {
-        "data": args.name,
-        "split": args.split,
-        "scale": args.scale,
-        "checkpoints": [str(path) for path in args.ckpt_path],
-        **summarize_attention(observations, tasks[0].class_names, args.seed),
+        "data": name,
+        "split": split,
+        "scale": scale,
+        "checkpoints": [str(path) for path in checkpoints],
+        **summarize_attention(observations, tasks[0].class_names, seed),
     }
-    write_attention(output, record, observations, tasks[0], args.pictures)
+    write_attention(output, record, observations, tasks[0], pictures)
     console.print(selection_table(record))
     console.print(growth_table(record))
     for claim in record["claims"].values():
         console.print(f"[bold]{claim['verdict']}[/]: {claim['claim']}", soft_wrap=True)
         console.print(f"  {claim['numbers']}", soft_wrap=True)
     if record["claims_beyond_blur"]:
-        console.print("beyond what blurring alone does, as enlarging blurs:", soft_wrap=True)
+        console.print("beyond the effect of blur, which enlarging adds:", soft_wrap=True)
         for claim in record["claims_beyond_blur"].values():
             console.print(f"  [bold]{claim['verdict']}[/]: {claim['numbers']}", soft_wrap=True)
     console.print(f"  ({record['interval']})", soft_wrap=True)
     console.print(f"results    {output / 'attention.json'}", soft_wrap=True)
     console.print(f"pictures   {output}/*.png", soft_wrap=True)
+    return 0
 
 
 def _check_repetitions(paths: Sequence[Path]) -> None:
-    """Refuse a run that is given twice, which would count as two networks that agree."""
+    """Raise UserError where a run is given twice; it would count as two networks that agree."""
     own = {"last.ckpt", "best.ckpt"}  # two states of one run
     runs = [path.resolve().parent if path.name in own else path.resolve() for path in paths]
     for path, run in zip(paths, runs, strict=True):
         if runs.count(run) > 1:
-            raise UserError(f"--ckpt_path {path}: another is of the same run")
+            raise UserError(f"`ckpt_path` {path}: another checkpoint is of the same run")
 
 
-@exits_on_mistakes
-def main(args: list[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    run(parse(args), Console())
-    return 0
+    return run_command(attention, args)

@@ -1,31 +1,46 @@
-"""Look through a data set before training on it; exit 1 if something would fail."""
+"""`skseg check_data`: check a data set before training on it."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from rich.console import Console
 
-from skseg.data import get_dataset
+from skseg.commands.flags import DataFlags
+from skseg.commands.parser import run_command
+from skseg.commands.runs import find_data
+from skseg.data import Pair, get_dataset
 from skseg.data.checking import check_split, class_table, contact_sheet
-from skseg.errors import exits_on_mistakes
 
 
-@exits_on_mistakes
-def main(args: list[str] | None = None) -> int:
-    """Run the command; return its exit code, 1 if there are problems."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data.name", dest="name", required=True, help="data set")
-    parser.add_argument("--data.root", dest="root", type=Path, help="its folder; data/NAME")
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="train and val")
-    parser.add_argument("--sheet", type=Path, help="picture of samples to write: NAME.png")
-    parser.add_argument("--samples", type=int, default=8, help="in the picture, of each split")
-    flags = parser.parse_args(args)
-    root = flags.root or Path("data") / flags.name
-    spec = get_dataset(flags.name, root)
-    reports = [check_split(spec, root, split) for split in flags.splits]
+def check_data(
+    ckpt_path: Path | None = None,
+    *,
+    data: DataFlags,
+    splits: Sequence[str] = ("train", "val"),
+    sheet: Path | None = None,
+    samples: int = 8,
+) -> int:
+    """Check a data set before training on it; exit with code 1 if training would fail.
+
+    Prints classes, sizes and class weights, and one line for each problem.
+
+    Examples:
+        skseg check_data --data.name camvid --data.root data/camvid
+        skseg check_data runs/demo --sheet samples.png
+
+    Args:
+        ckpt_path: Folder of a run, or a checkpoint in it, whose data set is checked.
+        data: The data set.
+        splits: Splits to check.
+        sheet: Image to write, NAME.png, that shows samples with their masks.
+        samples: Number of samples of each split in the sheet.
+    """
+    name, root, _ = find_data(data, [ckpt_path] if ckpt_path else [])
+    spec = get_dataset(name, root)
+    reports = [check_split(spec, root, split) for split in splits]
     console = Console()
     console.print(class_table(reports, spec.classes.names))
     for report in reports:
@@ -37,18 +52,23 @@ def main(args: list[str] | None = None) -> int:
     problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    shown = [
-        report.good[i]
-        for report in reports
-        for i in np.linspace(0, len(report.good) - 1, min(flags.samples, len(report.good))).astype(
-            int
-        )
-    ]
-    if flags.sheet and shown:
-        flags.sheet.parent.mkdir(parents=True, exist_ok=True)
+    shown = [pair for report in reports for pair in _spread(report.good, samples)]
+    if sheet and shown:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         ok, content = cv2.imencode(".png", contact_sheet(spec, shown)[..., ::-1])
         assert ok
-        flags.sheet.write_bytes(content.tobytes())
-        print(f"samples {flags.sheet}")
+        sheet.write_bytes(content.tobytes())
+        print(f"samples {sheet}")
     print(f"{len(problems)} problems" if problems else "no problems")
     return 1 if problems else 0
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Return at most `count` pairs, evenly spread."""
+    indices = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
+    return [pairs[i] for i in indices]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code, 1 if there are problems."""
+    return run_command(check_data, args)

@@ -1,27 +1,46 @@
-"""Draw a small street data set in the layout of Cityscapes, to train on without any download."""
+"""`skseg draw_streets`: draw a small street data set."""
 
-import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
-from skseg.errors import exits_on_mistakes
+from skseg.commands.parser import run_command
 from skseg.streets import draw_dataset
 
+_ROOT = Path("data/streets")  # where configs/streets.yaml expects it
 
-@exits_on_mistakes
-def main(args: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--root", default="data/streets", help="directory to make")
-    parser.add_argument("--train", type=int, default=240, help="training scenes")
-    parser.add_argument("--val", type=int, default=60, help="validation scenes")
-    parser.add_argument("--height", type=int, default=256, help="of a picture, in pixels")
-    parser.add_argument("--width", type=int, default=512, help="of a picture, in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="everything drawn follows from it")
-    parser.add_argument("--workers", type=int, default=2, help="processes; 0 draws in this one")
-    flags = parser.parse_args(args)
-    draw_dataset(**vars(flags))
-    root = "" if flags.root == parser.get_default("root") else f" --data.root {flags.root}"
-    print(f"{flags.train} + {flags.val} scenes are in {flags.root}. Next:")
-    print(f"  python scripts/fit.py --config configs/streets.yaml{root}")
+
+def draw_streets(
+    *,
+    root: Path = _ROOT,
+    train: int = 240,
+    val: int = 60,
+    height: int = 256,
+    width: int = 512,
+    seed: int = 0,
+    workers: int = 2,
+) -> int:
+    """Draw a small street data set in the layout of Cityscapes, which needs no download.
+
+    Examples:
+        skseg draw_streets
+        skseg draw_streets --root data/small --train 40 --val 10 --height 128 --width 256
+
+    Args:
+        root: Folder of the data set, which is made.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        height: Height of an image in pixels.
+        width: Width of an image in pixels.
+        seed: Seed of all scenes.
+        workers: Processes that draw; 0 draws in this one.
+    """
+    draw_dataset(root, train, val, height, width, seed, workers)
+    flag = "" if root == _ROOT else f" --data.root {root}"
+    print(f"{train} + {val} scenes are in {root}. Next:")
+    print(f"  python scripts/fit.py --config configs/streets.yaml{flag}")
     return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run_command(draw_streets, args)

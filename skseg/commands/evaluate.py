@@ -1,14 +1,17 @@
-"""Score a checkpoint on a split: a table, evaluation.json, .csv and .md, report.html, a picture."""
+"""`skseg evaluate`: score a checkpoint on a split."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from skseg.commands.flags import add_inference_flags, inference_settings
+from skseg.commands.flags import DataFlags, InferenceFlags
+from skseg.commands.parser import run_command
+from skseg.commands.runs import find_checkpoint, find_data, run_folder
 from skseg.data import get_dataset
-from skseg.errors import exits_on_mistakes
-from skseg.evaluation.evaluate import check_classes, compare, evaluate
+from skseg.evaluation.evaluate import check_classes
+from skseg.evaluation.evaluate import compare as compare_models
+from skseg.evaluation.evaluate import evaluate as score
 from skseg.evaluation.files import write_evaluation
 from skseg.evaluation.submission import Submission
 from skseg.metrics import ComparisonRecord
@@ -16,73 +19,81 @@ from skseg.metrics.tables import comparison_table, iou_table
 from skseg.training.task import load_model
 
 
-def parse(args: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ckpt_path", required=True, type=Path, help="checkpoint of a run")
-    parser.add_argument("--data.name", dest="name", required=True, help="data set")
-    parser.add_argument("--data.root", dest="root", type=Path, help="its folder; data/NAME")
-    parser.add_argument("--split", default="val", help="split to score (default: val)")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that read images")
-    parser.add_argument(
-        "--output", type=Path, help="folder of the results; evaluation-SPLIT in the run's folder"
-    )
-    parser.add_argument(
-        "--compare", type=Path, metavar="OTHER", help="checkpoint to test the difference to"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    parser.add_argument(
-        "--submission",
-        type=Path,
-        metavar="FOLDER",
-        help="also write Cityscapes label ids, as the benchmark wants them; works without masks",
-    )
-    add_inference_flags(parser)
-    return parser.parse_args(args)
+def evaluate(
+    ckpt_path: Path,
+    *,
+    data: DataFlags,
+    split: str | None = None,
+    num_workers: int = 1,
+    output: Path | None = None,
+    compare: Path | None = None,
+    seed: int = 0,
+    submission: Path | None = None,
+    inference: InferenceFlags,
+) -> int:
+    """Score a checkpoint on a split of a data set.
 
+    Writes a table, evaluation.json, evaluation.csv and evaluation.md, report.html, and a picture.
 
-def run(args: argparse.Namespace, console: Console) -> None:
-    """Evaluate, write the results and print what people look for."""
-    settings = inference_settings(args)
-    task = load_model(args.ckpt_path)
-    other = load_model(args.compare) if args.compare else None
-    spec = get_dataset(args.name, args.root)
-    root = args.root or Path("data") / args.name
-    submission = None
-    if args.submission:
+    Examples:
+        skseg evaluate runs/demo
+        skseg evaluate runs/demo --split test --scales 0.75 1 1.25 --flip
+
+    Args:
+        ckpt_path: Folder of a run, or a checkpoint.
+        data: The data set.
+        split: Split to score; when unset, the one that the run was validated on, or val.
+        num_workers: Processes that read images.
+        output: Folder of the results; evaluation-SPLIT in the run's folder when unset.
+        compare: Another run or checkpoint, to test the difference between the two.
+        seed: Seed of the bootstrap.
+        submission: Folder for label images as the Cityscapes benchmark expects them; needs no
+            masks.
+        inference: How images go through the network.
+    """
+    console = Console()
+    settings = inference.settings()
+    checkpoint = find_checkpoint(ckpt_path)
+    other = find_checkpoint(compare) if compare else None
+    name, root, run_split = find_data(data, [checkpoint])
+    split = split or run_split
+    task = load_model(checkpoint)
+    other_task = load_model(other) if other else None
+    spec = get_dataset(name, root)
+    labels = None
+    if submission:
         check_classes(task, spec)
-        submission = Submission(spec, root, args.split, args.submission)
-        if not submission.has_truth:
-            submission.write_all(task, settings, args.num_workers)
-            console.print(f"submission {args.submission}; no masks to score with", soft_wrap=True)
-            return
-    on_prediction = submission.write if submission else None
-    setup = (args.name, root, args.split, settings, args.num_workers, args.seed)
-    evaluation = evaluate(task, *setup, on_prediction=on_prediction)
-    evaluation.record["checkpoint"] = str(args.ckpt_path)
+        labels = Submission(spec, root, split, submission)
+        if not labels.has_truth:
+            labels.write_all(task, settings, num_workers)
+            console.print(f"submission {submission}; no masks to score with", soft_wrap=True)
+            return 0
+    on_prediction = labels.write if labels else None
+    setup = (name, root, split, settings, num_workers, seed)
+    evaluation = score(task, *setup, on_prediction=on_prediction)
+    evaluation.record["checkpoint"] = str(checkpoint)
     comparison: ComparisonRecord | None = None
-    if other is not None:
-        names = (str(args.compare), str(args.ckpt_path))
-        comparison = {"names": names, **compare(evaluate(other, *setup), evaluation, args.seed)}
-    output = args.output or args.ckpt_path.parent.parent / f"evaluation-{args.split}"
+    if other_task is not None:
+        names = (str(other), str(checkpoint))
+        comparison = {"names": names, **compare_models(score(other_task, *setup), evaluation, seed)}
+    output = output or run_folder(checkpoint) / f"evaluation-{split}"
     write_evaluation(output, evaluation, task, comparison)
 
     record = evaluation.record
-    console.print(iou_table(record, f"{args.name} {args.split}, {record['images']} images"))
+    console.print(iou_table(record, f"{name} {split}, {record['images']} images"))
     if comparison is not None:
         console.print(comparison_table(comparison))
     total = sum(record["seconds"].values())
     parts = (f"{part} {100 * value / total:.1f} %" for part, value in record["seconds"].items())
     console.print(f"time       {total:.1f} s: {', '.join(parts)}", soft_wrap=True)
-    if args.submission:
-        console.print(f"submission {args.submission}", soft_wrap=True)
+    if submission:
+        console.print(f"submission {submission}", soft_wrap=True)
     console.print(f"picture    {output / 'predictions.png'}", soft_wrap=True)
     console.print(f"report     {output / 'report.html'}", soft_wrap=True)
     console.print(f"results    {output / 'evaluation.json'}", soft_wrap=True)
-
-
-@exits_on_mistakes
-def main(args: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    run(parse(args), Console())
     return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run_command(evaluate, args)

@@ -1,23 +1,27 @@
-"""The command line of training: parser, run folder, loggers and the fit itself."""
+"""`skseg fit`: train a segmentation model."""
 
 import logging
 import os
 import warnings
+from argparse import _ArgumentGroup, _HelpAction
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import ActionConfigFile
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
+from skseg.commands.parser import CommandParser, HelpFormatter, describe, exit_code
 from skseg.data import SegmentationDataModule
 from skseg.data.class_weights import inverse_log_weights
-from skseg.errors import UserError, exits_on_mistakes
+from skseg.errors import UserError
 from skseg.metrics import pixel_record
 from skseg.metrics.tables import iou_table
 from skseg.training.checkpointing import LogSteps, RunCheckpoint, SeedSteps, TimmSyncBatchNorm
@@ -27,12 +31,106 @@ from skseg.training.task import SegmentationTask
 from skseg.training.tracking import LogAttention, LogTables, SavePredictions
 
 
+class FitParser(CommandParser, LightningArgumentParser):
+    """LightningCLI's parser with two help pages: the project's own flags, and the Trainer's."""
+
+    shows_trainer = False
+
+    def format_help(self, formatter: Any = None) -> str:
+        """Return the help page."""
+        groups, description = self._action_groups, self.description
+        try:
+            if self.shows_trainer:
+                self.description = "Flags of Lightning's Trainer."
+                self._action_groups = [group for group in groups if _part(group) == "trainer"]
+            else:
+                shown = [group for group in groups if _part(group) in _SHOWN]
+                self._action_groups = sorted(shown, key=lambda group: _SHOWN.index(_part(group)))
+            return super().format_help()
+        finally:
+            self._action_groups, self.description = groups, description
+
+
+_SHOWN = ("run_dir", "data", "model", "wandb")  # parts of the configuration on the help page
+
+
+def _part(group: _ArgumentGroup) -> str:
+    """Return the part of the configuration that a group of flags belongs to."""
+    flags = [flag for action in group._group_actions for flag in action.option_strings]
+    names = [flag.removeprefix("--").split(".")[0] for flag in flags if flag.startswith("--")]
+    return next((name for name in ("trainer", *_SHOWN) if name in names), "")
+
+
+class _TrainerHelp(_HelpAction):
+    """Prints the help page of the Trainer's flags."""
+
+    def __call__(self, parser: Any, *args: Any, **kwargs: Any) -> None:
+        """Print the page and exit."""
+        parser.shows_trainer = True
+        parser.print_help()
+        parser.exit()
+
+
+class ResumePoint(NamedTuple):
+    """What the command line reads from a checkpoint; Lightning reads the rest itself.
+
+    Attributes:
+        path: The checkpoint's file.
+        global_step: Optimizer steps done.
+        spec: The network, see `SegmentationTask.spec`.
+    """
+
+    path: str
+    global_step: int
+    spec: dict[str, Any]
+
+
 class SegmentationCLI(LightningCLI):
     """LightningCLI with a run folder that holds all of a run.
 
     A run folder has `config.yaml`, `metrics.csv`, `checkpoints/`, `pictures/` and, with tracking
     on, `wandb/`.
     """
+
+    def __init__(self, parser: FitParser, args: list[str] | None) -> None:
+        """Parse the command line and build model, data and trainer.
+
+        Args:
+            parser: A new parser, to which all flags are added.
+            args: The arguments; those of this process when None.
+        """
+        self._own_parser = parser
+        super().__init__(
+            SegmentationTask,
+            SegmentationDataModule,
+            args=args,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False, "max_epochs": 10},
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return the parser with the flags that come before all others."""
+        parser = self._own_parser
+        parser.add_argument(
+            "--help.trainer", action=_TrainerHelp, help="Show the flags of Lightning's Trainer."
+        )
+        parser.add_argument(
+            *("-c", "--config"), action=ActionConfigFile, help="File of a configuration in YAML."
+        )
+        return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add Lightning's flag for the seed."""
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=self.seed_everything_default,
+            help="Seed of the run, 0 or more.",
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's arguments and tie the model to the data."""
@@ -46,8 +144,8 @@ class SegmentationCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to go on from: a file, or 'last' for the newest of --run_dir or, "
-            "without one, of the newest run of the same config.",
+            help="Checkpoint to resume from: a file, or 'last' for the latest one of --run_dir or, "
+            "without --run_dir, of the latest run of the same config.",
         )
         parser.add_argument(
             "--checkpoint_every",
@@ -59,8 +157,8 @@ class SegmentationCLI(LightningCLI):
             "--ema",
             type=OpenUnitInterval | None,
             default=None,
-            help="Decay, above 0 and below 1, of an exponential moving average of the weights, "
-            "which is then what is validated, and what a checkpoint's user gets.",
+            help="Decay, above 0 and below 1, of an exponential moving average of the weights. "
+            "The average is what is validated and what load_model loads.",
         )
         parser.add_argument("--wandb", type=Tracking, default=Tracking())
         for name in ("class_names", "colors", "mean", "std"):
@@ -68,16 +166,15 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run folder before anything is built or written."""
-        config = self.config
-        stem = Path(str(config.config[0])).stem if config.get("config") else "fit"
-        self.run_dir, ckpt_path = find_run(config.run_dir, config.ckpt_path, stem)
-        self.checkpoint: dict[str, Any] | None = read_checkpoint(ckpt_path) if ckpt_path else None
-        self.ckpt_path = ckpt_path
-        # A checkpoint has all weights, so what a run started from may be gone when it goes on.
-        self.encoder_weights = config.model.encoder_weights
-        if ckpt_path is not None:
-            config.model.encoder_weights = None
+        """Choose the run folder before anything is built or written."""
+        self.full_config = self.config
+        stem = Path(str(self.config.config[0])).stem if self.config.get("config") else "fit"
+        self.run_dir, ckpt_path = find_run(self.config.run_dir, self.config.ckpt_path, stem)
+        self.resumed = read_resume_point(ckpt_path) if ckpt_path else None
+        if self.resumed:
+            # The checkpoint has all weights, and the file of the first ones may be gone.
+            self.config = self.full_config.clone()
+            self.config.model.encoder_weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
@@ -103,7 +200,7 @@ class SegmentationCLI(LightningCLI):
         )
 
     def _loggers(self) -> list[Logger]:
-        steps_done = self.checkpoint["global_step"] if self.checkpoint else 0
+        steps_done = self.resumed.global_step if self.resumed else 0
         loggers: list[Logger] = [MetricsLogger(self.run_dir / "metrics.csv", steps_done)]
         given, tracking = self.config_init.trainer.logger, self.config_init.wandb
         if tracking.enabled and given is not False and is_main_process():
@@ -111,14 +208,14 @@ class SegmentationCLI(LightningCLI):
         return [*loggers, *(_as_list(given) if not isinstance(given, bool) else [])]
 
     def check_resumed_model(self) -> None:
-        """Raise UserError where the checkpoint to go on from is of another network."""
-        if self.checkpoint is None:
+        """Raise UserError where the checkpoint to resume from holds another network."""
+        if self.resumed is None:
             return
         for key, value in self.model.spec.items():
-            before = self.checkpoint["skseg"]["task"].get(key)
+            before = self.resumed.spec.get(key)
             if before != value:
                 raise UserError(
-                    f"--ckpt_path {self.ckpt_path}: {key} is {before!r} in the checkpoint, "
+                    f"`ckpt_path` {self.resumed.path}: {key} is {before!r} in the checkpoint, "
                     f"{value!r} here"
                 )
 
@@ -128,61 +225,72 @@ class SegmentationCLI(LightningCLI):
             self.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--run_dir {self.run_dir}: cannot be made ({error.strerror})"
+                f"`run_dir` {self.run_dir}: cannot be made ({error.strerror})"
             ) from error
-        self.config.model.encoder_weights = self.encoder_weights
-        self.parser.save(self.config, self.run_dir / "config.yaml", overwrite=True)
+        self.parser.save(self.full_config, self.run_dir / "config.yaml", overwrite=True)
         for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.clone(with_meta=False).as_dict())
+            logger.log_hyperparams(self.full_config.clone(with_meta=False).as_dict())
+
+
+def read_resume_point(path: str) -> ResumePoint:
+    """Read what the command line needs of a checkpoint, and leave its tensors in the file.
+
+    Args:
+        path: A checkpoint's file.
+
+    Raises:
+        UserError: The file is not a checkpoint of this project.
+    """
+    checkpoint = read_checkpoint(path, mmap=True)
+    return ResumePoint(path, checkpoint["global_step"], checkpoint["skseg"]["task"])
 
 
 def _check_precision(precision: str | int | None, accelerator: str) -> None:
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if on_cpu and str(precision).startswith("16"):  # Lightning would take bf16 and say nothing
+    if on_cpu and str(precision).startswith("16"):  # Lightning would use bf16 without a warning
         raise UserError(
-            f"trainer.precision {precision} is for GPUs; on a CPU take bf16-mixed or 32-true"
+            f"`trainer.precision` {precision} is for GPUs; on a CPU use bf16-mixed or 32-true"
         )
 
 
 def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> tuple[Path, str | None]:
-    """Settle a run's folder and the checkpoint it goes on from.
+    """Choose a run's folder and find the checkpoint to resume from.
 
     Args:
-        run_dir: folder that the user named.
-        ckpt_path: "last", a checkpoint's file, or None for a run from the start.
-        stem: name of the config, the parent of folders that the user did not name.
+        run_dir: Folder that the user named.
+        ckpt_path: "last", a checkpoint's file, or None for a new run.
+        stem: Name of the config; folders that the user did not name are in runs/STEM.
 
     Returns:
-        The folder and the checkpoint's path, None for a run from the start.
+        The folder, and the checkpoint's path or None for a new run.
 
     Raises:
-        UserError: there is no such checkpoint, or a new run would land in a used folder.
+        UserError: There is no such checkpoint, or a new run would use the folder of another one.
     """
     if ckpt_path == "last":
         searched = Path(run_dir) if run_dir else Path("runs") / stem
         found = sorted(searched.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
         if not found:
-            raise UserError(f"--ckpt_path last: no checkpoint below {searched}")
+            raise UserError(f"`ckpt_path` last: no checkpoint below {searched}")
         return Path(run_dir) if run_dir else found[-1].parents[1], str(found[-1])
     if ckpt_path is not None and not Path(ckpt_path).is_file():
-        raise UserError(f"--ckpt_path {ckpt_path}: no such file; give a file, or 'last'")
+        raise UserError(f"`ckpt_path` {ckpt_path}: no such file; give a file, or 'last'")
     path = Path(run_dir) if run_dir else _new_folder(Path("runs") / stem)
     if path.exists() and not path.is_dir():
-        raise UserError(f"--run_dir {path}: is a file")
-    # The other processes of a job may find what the first one has made already.
+        raise UserError(f"`run_dir` {path}: is a file")
+    # The other processes of a job may find the folder that the main process has made.
     if ckpt_path is None and is_main_process() and path.is_dir() and any(path.iterdir()):
         raise UserError(
-            f"--run_dir {path} holds a run already: name another folder, or go on with "
-            "--ckpt_path last"
+            f"`run_dir` {path} holds a run already: name another folder, or resume it with "
+            "`ckpt_path` last"
         )
     return path, ckpt_path
 
 
 def is_main_process() -> bool:
-    """Whether this process is the first of its job, as its launcher says in the environment.
+    """Return whether this process is the first of its job, by its launcher's environment.
 
-    Lightning, torchrun and Slurm set these before Lightning itself knows its ranks.
+    Lightning, torchrun and Slurm set these variables before Lightning has ranks.
     """
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
     if rank is not None:
@@ -199,15 +307,15 @@ def _new_folder(parent: Path) -> Path:
     return path
 
 
-# Lightning's advice on what this project settles by itself.
-_SETTLED = (
+# Lightning's warnings about what this project does on purpose.
+_WARNINGS = (
     ".*does not have many workers.*",  # data.num_workers is the user's
-    ".*is smaller than the logging interval.*",  # short runs log every epoch all the same
+    ".*is smaller than the logging interval.*",  # short runs log every epoch anyway
     ".*module.s. in eval mode at the start of training.*",  # frozen ones are
     ".*your dataloader is not resumable.*",  # the datamodule is
     ".*It is recommended to use `self.log.*sync_dist=True`.*",  # all processes log the same
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
-    ".*LightningCLI's args parameter is intended.*",  # for what it is used by `skseg fit`
+    ".*LightningCLI's args parameter is intended.*",  # which is what `skseg fit` does
 )
 
 
@@ -215,30 +323,43 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
-@exits_on_mistakes
-def main(args: list[str] | None = None) -> int:
-    """Train as the command line says; return its exit code.
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code.
 
     Args:
-        args: arguments; those of the process when None.
+        args: The arguments; those of this process when None.
     """
-    for message in _SETTLED:
+    for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
-    cli = SegmentationCLI(
-        SegmentationTask,
-        SegmentationDataModule,
-        args=args,
-        run=False,
-        save_config_callback=None,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        seed_everything_default=0,
-        parser_kwargs={"allow_abbrev": False, "usage": "%(prog)s --config FILE [--KEY VALUE ...]"},
-        trainer_defaults={"use_distributed_sampler": False, "max_epochs": 10},
+    parser = FitParser(
+        prog="skseg fit",
+        description=describe(fit),
+        usage="%(prog)s --config FILE [--FLAG VALUE ...]",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        dump_header=[f"pytorch_lightning=={pl.__version__}"],  # of config.yaml, as LightningCLI's
     )
-    cli.datamodule.trainer = cli.trainer  # knows the number of devices
-    cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
+    arguments = None if args is None else list(args)
+    return exit_code(parser, lambda: fit(SegmentationCLI(parser, arguments)))
+
+
+def fit(cli: SegmentationCLI) -> int:
+    """Train a segmentation model.
+
+    A run's folder holds its configuration, metrics, checkpoints and pictures. Every value of a
+    config file is a flag here. `--help.trainer` lists the flags of Lightning's Trainer, such as
+    `--trainer.max_epochs`.
+
+    Examples:
+        skseg fit --config configs/streets.yaml --run_dir runs/demo
+        skseg fit --config configs/streets.yaml --run_dir runs/demo --ckpt_path last
+
+    Args:
+        cli: The parsed command line, with model, data and trainer built.
+    """
+    cli.datamodule.trainer = cli.trainer  # has the number of devices
+    cli.datamodule.setup("fit")  # finds missing data before a folder is made
     cli.check_resumed_model()
     if cli.model.criterion.wants_class_weights:
         weights = inverse_log_weights(cli.datamodule.train_counts())
@@ -247,9 +368,8 @@ def main(args: list[str] | None = None) -> int:
         cli.save_config()
         if cli.model.conversion is not None:
             print(cli.model.conversion)
-    cli.trainer.fit(
-        cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True
-    )
+    ckpt_path = cli.resumed.path if cli.resumed else None
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
     if cli.trainer.is_global_zero:
         _print_end(cli)
     return 0

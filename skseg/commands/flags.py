@@ -1,46 +1,63 @@
 """The flags that several commands share."""
 
-import argparse
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from skseg.errors import UserError
 from skseg.inference import InferenceSettings
 
 
-def add_inference_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each of the settings; `inference_settings` reads them."""
-    default = InferenceSettings()
-    group = parser.add_argument_group("inference")
-    group.add_argument(
-        "--window",
-        type=int,
-        nargs="+",
-        metavar="PIXELS",
-        help="side, or height and width, of a sliding window; the whole picture when unset",
-    )
-    group.add_argument(
-        "--overlap", type=float, default=default.overlap, help="share of a window (default: 0.5)"
-    )
-    group.add_argument(
-        "--blend", default=default.blend, help="of windows: gaussian (default) or uniform"
-    )
-    group.add_argument(
-        "--scales", type=float, nargs="+", default=default.scales, help="factors (default: 1)"
-    )
-    group.add_argument("--flip", action="store_true", help="see the mirror image too")
-    group.add_argument("--precision", default=default.precision, help="32 (default) or bf16")
+@dataclass(frozen=True)
+class DataFlags:
+    """The data set, where it is not the one that the run was trained on.
 
-
-def inference_settings(args: argparse.Namespace) -> InferenceSettings:
-    """Read the settings from parsed flags.
-
-    Raises:
-        UserError: a value is out of its range.
+    Args:
+        name: Data set: cityscapes, camvid, streets, or folder for one's own; the run's when unset.
+        root: Its folder; when unset, the run's for the run's data set, else data/NAME.
     """
-    given = {field.name: getattr(args, field.name) for field in fields(InferenceSettings)}
-    if args.window is not None:
-        if len(args.window) > 2:
-            raise UserError(f"--window has {len(args.window)} values; give a side, or two")
-        given["window"] = (args.window[0], args.window[-1])
-    given["scales"] = tuple(args.scales)
-    return InferenceSettings(**given)
+
+    flag_prefix: ClassVar[str] = "data."
+
+    name: str | None = None
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class InferenceFlags:
+    """How images go through the network.
+
+    Args:
+        window: Side, or height and width, in pixels of a sliding window; the whole image when
+            unset.
+        overlap: Share of its side by which a window overlaps the next one, from 0 to below 1.
+        blend: Weights of the logits of overlapping windows.
+        scales: Factors on the image's sides; probabilities are averaged over them.
+        flip: Average over the mirrored image too.
+        precision: 32, or bf16 for autocast to bfloat16.
+    """
+
+    window: Sequence[int] | None = None
+    overlap: float = InferenceSettings.overlap
+    blend: Literal["gaussian", "uniform"] = InferenceSettings.blend
+    scales: Sequence[float] = InferenceSettings.scales
+    flip: bool = False
+    precision: Literal["32", "bf16"] = InferenceSettings.precision
+
+    def settings(self) -> InferenceSettings:
+        """Return the library's settings.
+
+        Raises:
+            UserError: A value is out of its range.
+        """
+        window = None
+        if self.window is not None:
+            if len(self.window) > 2:
+                raise UserError(
+                    f"`window` has {len(self.window)} values; give a side, or height and width"
+                )
+            window = (self.window[0], self.window[-1])
+        return InferenceSettings(
+            window, self.overlap, self.blend, tuple(self.scales), self.flip, self.precision
+        )

@@ -1,14 +1,16 @@
-"""Run a study: what is missing of its runs, and the report on those that are done."""
+"""`skseg study`: run many trainings and compare them."""
 
-import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import yaml
 from rich.console import Console
 
-from skseg.errors import UserError, exits_on_mistakes
+from skseg.commands.parser import Repeated, run_command
+from skseg.errors import UserError
 from skseg.study.matrix import read_study
 from skseg.study.report import read_studies, write_reports
 from skseg.study.runner import Runner
@@ -16,63 +18,82 @@ from skseg.study.runner import Runner
 _OURS = Path("configs/studies")
 
 
-@exits_on_mistakes
-def main(args: list[str] | None = None) -> int:
-    """Run the command; return its exit code, 1 if runs failed, 130 if it was stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, help="configs/studies/NAME.yaml")
-    parser.add_argument("--data.root", dest="root", type=Path, help="directory of the data")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="folder of all studies' results; docs/results for those of configs/studies, else "
-        "results/ beside the config",
-    )
-    parser.add_argument("--runs", type=Path, help="folder of all studies' runs; runs/studies")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
-    parser.add_argument("--arms", nargs="+", help="only runs of these arms")
-    parser.add_argument("--seeds", type=int, help="only so many seeds of each arm")
-    parser.add_argument("--limit", type=int, help="number of runs after which to stop")
-    parser.add_argument(
-        *("--set", "-s"),
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set a value of all runs, as --KEY VALUE of fit does; makes another study of it",
-    )
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="only make the reports again, of all studies beside --config (configs/studies)",
-    )
-    flags = parser.parse_args(args)
+@dataclass(frozen=True)
+class StudyDataFlags:
+    """The data of a study, whose config names the data set.
+
+    Args:
+        root: Folder of the data set; the study's when unset.
+    """
+
+    flag_prefix: ClassVar[str] = "data."
+
+    root: Path | None = None
+
+
+def study(
+    *,
+    config: Path | None = None,
+    data: StudyDataFlags,
+    output: Path | None = None,
+    runs: Path | None = None,
+    jobs: int = os.cpu_count() or 1,
+    arms: Sequence[str] | None = None,
+    seeds: int | None = None,
+    limit: int | None = None,
+    set_: Annotated[Sequence[str], Repeated("-s")] = (),
+    report: bool = False,
+) -> int:
+    """Run a study: its missing runs, then the report on those that are done.
+
+    The same command continues a study that was stopped. Exits with code 1 if runs failed, and 130
+    if it was stopped.
+
+    Examples:
+        skseg study --config configs/studies/streets.yaml --jobs 2
+        skseg study --report
+
+    Args:
+        config: Study to run: configs/studies/NAME.yaml.
+        data: The data.
+        output: Folder of all studies' results; when unset, docs/results for those in
+            configs/studies, else results/ beside the config.
+        runs: Folder of all studies' runs; runs/studies when unset.
+        jobs: Number of runs in parallel.
+        arms: Run only these arms.
+        seeds: Run only so many seeds of each arm.
+        limit: Stop after so many runs.
+        set_: KEY=VALUE: set a value in all runs, as --KEY VALUE does for fit. This makes another
+            study, which needs an --output and --runs of its own.
+        report: Only write the reports again, of all studies beside --config (configs/studies).
+    """
     console = Console(soft_wrap=True)
-    if flags.config is None and not flags.report:
-        parser.error("give a --config to run, or --report")
-    configs = flags.config.parent if flags.config else _OURS
+    if config is None and not report:
+        raise UserError("give a `config` to run, or `report`")
+    configs = config.parent if config else _OURS
     is_ours = configs.resolve() == _OURS.resolve()
-    results = flags.output or (Path("docs/results") if is_ours else configs / "results")
-    studies = sorted({*configs.glob("*.yaml"), *[flags.config] * bool(flags.config)})
-    if flags.report:
-        if flags.root or flags.runs or flags.arms or flags.seeds or flags.limit or flags.set:
-            parser.error("--report runs nothing: it takes --config and --output alone")
+    results = output or (Path("docs/results") if is_ours else configs / "results")
+    studies = sorted({*configs.glob("*.yaml"), *([config] if config else [])})
+    if report:
+        if data.root or runs or arms or seeds or limit or set_:
+            raise UserError("`report` runs nothing: only `config` and `output` go with it")
         _report(studies, results, console)
         return 0
-    if flags.set and not (flags.output and flags.runs):
-        parser.error("--set makes another study of it: give it an --output and --runs of its own")
-    study = read_study(flags.config, dict(_key_value(text) for text in flags.set))
-    # With --set it is a study of its own, without a config to make its report from.
-    if not flags.set:
-        read_studies(studies, results)  # its mistakes would else show after hours
-    name = flags.config.stem
-    folder = (flags.runs or Path("runs/studies")) / name
-    runner = Runner(study, results / name / "runs.csv", folder, flags.root)
+    assert config is not None
+    if set_ and not (output and runs):
+        raise UserError("`set` makes another study: give it an `output` and `runs` of its own")
+    planned = read_study(config, dict(_key_value(text) for text in set_))
+    # A study with `set` has no config to make a report from.
+    if not set_:
+        read_studies(studies, results)  # finds mistakes now instead of after hours of training
+    folder = (runs or Path("runs/studies")) / config.stem
+    runner = Runner(planned, results / config.stem / "runs.csv", folder, data.root)
     try:
-        failed = runner.run(max(1, flags.jobs), console, flags.limit, flags.arms, flags.seeds)
+        failed = runner.run(max(1, jobs), console, limit, arms, seeds)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on")
+        console.print("stopped; the same command continues")
         return 130
-    if not flags.set and runner.table.is_file():
+    if not set_ and runner.table.is_file():
         _report(studies, results, console)
     return 1 if failed else 0
 
@@ -85,5 +106,10 @@ def _report(studies: Sequence[Path], results: Path, console: Console) -> None:
 def _key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--set {text}: must be KEY=VALUE")
+        raise UserError(f"`set` {text}: must be KEY=VALUE")
     return key, yaml.safe_load(value)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code, 1 if runs failed, 130 if it was stopped."""
+    return run_command(study, args)

@@ -46,8 +46,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"checkpoint {path}: cannot be written ({reason})") from error
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of `scripts/fit.py` on the CPU; no code in the file runs.
+
+    Args:
+        path: the checkpoint's file.
+        mmap: whether tensors stay in the file until they are used.
 
     Raises:
         UserError: no such file, not a checkpoint of this project, or of another version.
@@ -56,7 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever the bytes may be, torch raises all kinds of errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path}: cannot be read safely ({reason})") from error

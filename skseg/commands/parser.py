@@ -1,0 +1,283 @@
+"""From a typed function to a command: its flags, its help page and its error messages.
+
+A function's parameters become flags: `def evaluate(ckpt_path: Path, *, split: str = "val")` has
+`--ckpt_path` and `--split`. Types are written as a shell's user expects:
+
+- `bool`: a switch without a value,
+- `Sequence[T]`: one or more values after the flag; `Annotated[Sequence[T], Repeated("-s")]`: the
+  flag is repeated for each value,
+- `Literal`: one of the listed choices,
+- a dataclass: a flag for each field, after the dataclass's `flag_prefix` if it has one.
+
+A parameter that may be given by position in Python may be given by position on the command line.
+The docstring describes the flags (`Args:`) and has the examples of the help page (`Examples:`).
+"""
+
+import inspect
+import re
+import sys
+import types
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import docstring_parser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from skseg.errors import UserError, mistake_message, near_names
+
+_UNKNOWN = "unrecognized arguments: "  # argparse's words
+_POSITIONAL = "given_by_position"
+_METAVAR = "RUN"  # what commands accept by position
+
+
+class Repeated(NamedTuple):
+    """Marks a sequence whose flag is repeated for each value, and names the flag's short form."""
+
+    short: str
+
+
+class HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help that shows types and defaults as a shell's user writes them, and no empty defaults."""
+
+    def _get_help_string(self, action: Any) -> str:
+        text = super()._get_help_string(action)
+        if action.type is Path:
+            text = text.replace("%(type)s", "path")
+        if action.default is None or action.default == [] or action.nargs == 0:
+            for default in (", default: %(default)s", " (default: %(default)s)"):
+                text = text.replace(default, "")
+        if action.nargs == "+" and action.default:
+            text = text.replace("%(default)s", " ".join(map(str, action.default)))
+        return text
+
+
+class CommandParser(ArgumentParser):
+    """A jsonargparse parser whose errors take one line and suggest near flags."""
+
+    @property
+    def flags(self) -> list[str]:
+        """The long flags, without jsonargparse's variants for help and for lists."""
+        names = self._option_string_actions
+        return [n for n in names if n.startswith("--") and not n.endswith(("+", ".help"))]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one error and exit with code 2."""
+        if not self.exit_on_error:  # of a nested parser, whose parent reports the error
+            super().error(message, ex)
+        if message.startswith(_UNKNOWN):
+            word = message.removeprefix(_UNKNOWN).split()[0].split("=")[0]
+            if word.startswith("-"):
+                hint = near_names(word, self.flags) or f"; see {self.prog} --help"
+                message = f"unknown flag {word}{hint}"
+            else:
+                message = f"unexpected argument {word!r}; see {self.prog} --help"
+        message = re.sub(r'^Parser key "([\w.]+)":\s*', r"--\1: ", message)
+        self.exit(2, f"error: {message}\n")
+
+
+def run_command(command: Callable[..., int], args: Sequence[str] | None) -> int:
+    """Run a command on command line arguments.
+
+    Args:
+        command: A typed function that returns an exit code.
+        args: The arguments; those of this process when None.
+
+    Returns:
+        The command's exit code, or 2 after one line on stderr for a mistake of the user's.
+
+    Raises:
+        SystemExit: The arguments cannot be parsed (code 2), or ask for the help page (code 0).
+    """
+    parser = build_parser(command)
+    parsed = parser.parse_args(args)
+    return exit_code(parser, lambda: command(**_arguments(command, parsed)))
+
+
+def exit_code(parser: CommandParser, run: Callable[[], int]) -> int:
+    """Return what `run` returns, or 2 after printing a mistake of the user's.
+
+    Args:
+        parser: The command's parser. Its flags replace the parameters that a message names.
+        run: The work of the command.
+    """
+    try:
+        return run()
+    except Exception as error:
+        message = mistake_message(error)
+        if message is None:
+            raise
+    print(f"error: {name_flags(message, parser.flags)}", file=sys.stderr)
+    return 2
+
+
+def name_flags(message: str, flags: Collection[str]) -> str:
+    """Write the flag in place of each parameter in backticks, where exactly one flag sets it.
+
+    Args:
+        message: A library's error message.
+        flags: The command's flags.
+
+    Example:
+        >>> name_flags("`batch_size` is 0; see `scale`", ["--data.batch_size", "--split"])
+        '--data.batch_size is 0; see `scale`'
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        whole = [f for f in flags if f == f"--{match[1]}"]
+        found = whole or [f for f in flags if f.endswith(f".{match[1]}")]
+        return found[0] if len(found) == 1 else match[0]
+
+    return re.sub(r"`([a-z_][\w.]*)`", flag, message)
+
+
+def build_parser(command: Callable[..., int]) -> CommandParser:
+    """Build the parser of a command from its signature and docstring.
+
+    Args:
+        command: A typed function with a Google docstring, whose name is the command's.
+    """
+    parser = CommandParser(
+        prog=f"skseg {command.__name__}",
+        description=describe(command),
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        usage="%(prog)s [--FLAG VALUE ...]",
+    )
+    if positional := _positional(command):
+        hint = _hints(command)[positional.name]
+        is_required = positional.default is inspect.Parameter.empty
+        metavar = _METAVAR if is_required else f"[{_METAVAR}]"
+        parser.usage = f"%(prog)s {metavar} [--FLAG VALUE ...]"
+        parser.add_argument(
+            _POSITIONAL,
+            type=_element(hint),
+            nargs="*" if get_origin(hint) is Sequence else "?",
+            metavar=_METAVAR,
+            help=f"the same as --{positional.name}",
+        )
+    _add_flags(parser, command)
+    return parser
+
+
+def describe(command: Callable[..., Any]) -> str:
+    """Return the text above the flags on a help page: summary, examples, and the rest.
+
+    Args:
+        command: A function with a Google docstring.
+    """
+    doc = docstring_parser.parse(inspect.getdoc(command) or "")
+    examples = "\n".join(f"  {line}" for line in examples_of(command))
+    parts = (doc.short_description, f"examples:\n{examples}", doc.long_description)
+    return "\n\n".join(part for part in parts if part)
+
+
+def examples_of(command: Callable[..., Any]) -> list[str]:
+    """Return the command lines of the section `Examples:` in a function's docstring.
+
+    Args:
+        command: A function with a Google docstring.
+    """
+    doc = docstring_parser.parse(inspect.getdoc(command) or "")
+    text = "\n".join(example.description or "" for example in doc.examples)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _add_flags(parser: CommandParser, source: Callable[..., Any], prefix: str = "") -> None:
+    """Add a flag for each parameter of a function or field of a dataclass."""
+    doc = docstring_parser.parse(inspect.getdoc(source) or "")
+    described = {param.arg_name: param.description for param in doc.params}
+    hints = _hints(source)
+    for name, parameter in inspect.signature(source).parameters.items():
+        hint = hints[name]
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            _add_flags(parser, hint, getattr(hint, "flag_prefix", ""))
+            continue
+        names = [f"--{prefix}{name.rstrip('_')}"]
+        settings: dict[str, Any] = {"help": described[name]}
+        if parameter.default is not inspect.Parameter.empty:
+            settings["default"] = parameter.default
+        elif _positional(source) != parameter:
+            settings["required"] = True
+        if get_origin(hint) is Annotated:
+            hint, repeated = get_args(hint)
+            names.append(repeated.short)
+            settings |= {"action": "append", "default": list(parameter.default)}
+        elif get_origin(hint) is Sequence:
+            settings["nargs"] = "+"
+        element = _element(hint)
+        if get_origin(element) is Literal:
+            settings["choices"] = get_args(element)
+        elif element is bool:
+            settings["action"] = "store_true"
+        else:
+            settings["type"] = element
+        parser.add_argument(*names, **settings)
+
+
+def _arguments(command: Callable[..., Any], parsed: Namespace) -> dict[str, Any]:
+    """Return a command's arguments from what was parsed.
+
+    Raises:
+        UserError: A required argument is missing, or one is given twice.
+    """
+    values = _values(command, parsed)
+    if positional := _positional(command):
+        name = positional.name
+        by_position, by_flag = parsed[_POSITIONAL], values[name]
+        if by_position and by_flag:
+            raise UserError(f"give {_METAVAR} by position or by `{name}`, not by both")
+        values[name] = by_position or by_flag
+        if not values[name] and positional.default is inspect.Parameter.empty:
+            raise UserError(f"{_METAVAR} is missing: give a run's folder or a checkpoint")
+    return values
+
+
+def _values(source: Callable[..., Any], parsed: Namespace, prefix: str = "") -> dict[str, Any]:
+    values = {}
+    for name, hint in _hints(source).items():
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            values[name] = hint(**_values(hint, parsed, getattr(hint, "flag_prefix", "")))
+        else:
+            values[name] = parsed[f"{prefix}{name.rstrip('_')}"]
+    return values
+
+
+def _positional(source: Callable[..., Any]) -> inspect.Parameter | None:
+    """Return a function's parameter that may be given by position."""
+    if is_dataclass(source):
+        return None
+    parameters = inspect.signature(source).parameters.values()
+    return next((p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD), None)
+
+
+def _hints(source: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's parameters or a dataclass's fields; T for `T | None`."""
+    hints = get_type_hints(source, include_extras=True)
+    return {name: _without_none(hints[name]) for name in inspect.signature(source).parameters}
+
+
+def _element(hint: Any) -> Any:
+    """Return T for `Sequence[T]`, and any other type as it is."""
+    return get_args(hint)[0] if get_origin(hint) is Sequence else hint
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    (rest,) = (arg for arg in get_args(hint) if arg is not types.NoneType)
+    return rest
