@@ -16,7 +16,7 @@ COMMANDS = {
     "check_data": "check a data set before training on it",
     "draw_streets": "draw a small street data set",
     "attention": "measure what SK units attend to",
-    "study": "run many trainings and compare them",
+    "study": "run a study: train its missing runs and report",
 }
 """The commands, each a module of `skseg.commands`, and what they do."""
 

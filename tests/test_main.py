@@ -1,45 +1,90 @@
-"""The `skseg` command, and the wheel that brings it, away from the repository."""
+"""The `skseg` command, the package's own names, and the wheel that brings both."""
 
+import json
 import os
 import subprocess
 import sys
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from running import REPOSITORY
 
-from skseg.__main__ import COMMANDS
+import skseg
+from skseg_cli import COMMANDS, main
 
 
-def skseg(*args: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "skseg", *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+def run_python(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
-def test_help_lists_the_commands() -> None:
-    done = skseg("--help")
-    assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()[2:-2]] == list(COMMANDS)
-    assert skseg().stdout == done.stdout
-    wrong = skseg("trian")
-    assert wrong.returncode == 2
-    assert "fit" in wrong.stdout
+def test_help_lists_the_commands_after_two_examples(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    lines = [line.split() for line in page.splitlines() if line.startswith("  ")]
+    assert [words[0] for words in lines[: 2 + len(COMMANDS)]] == ["skseg", "skseg", *COMMANDS]
+    for words in ([], ["-h"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out == page
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"skseg {version('skseg')}\n"
+    assert skseg.__version__ == version("skseg")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("fitt", "'fit'"), ("predikt", "'predict'"), ("--versoin", "--help")]
+)
+def test_an_unknown_command(word: str, hint: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([word, "--config", "c.yaml"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert repr(word) in err
+    assert hint in err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["fitt"]])
+def test_the_pages_import_nothing_heavy(words: list[str]) -> None:
+    code = f"import skseg_cli, sys; skseg_cli.main({words}); print(*sys.modules, file=sys.stderr)"
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    modules = done.stderr.split()
+    assert "skseg_cli" in modules
+    assert not {"torch", "numpy", "timm", "jsonargparse", "yaml", "skseg"} & set(modules)
+
+
+def test_the_package_names_all_it_has_and_loads_no_lightning() -> None:
+    code = "import json, sys, skseg; print(json.dumps([dir(skseg), list(sys.modules)]))"
+    names, modules = json.loads(run_python("-c", code).stdout)
+    assert set(skseg.__all__) <= set(names)
+    assert {"__version__", "load_model", "SegmentationTask", "nn"} <= set(names)
+    assert not {"pytorch_lightning", "albumentations", "wandb", "matplotlib"} & set(modules)
+    for name in skseg.__all__:
+        assert getattr(skseg, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = skseg.nothing
+
+
+@pytest.mark.parametrize("words", [["-m", "skseg"], ["-m", "skseg_cli"], ["scripts/predict.py"]])
+def test_every_way_to_a_command(words: list[str]) -> None:
+    own = ["predict"] if words[0] == "-m" else []
+    done = run_python(*words, *own, "--inputt", "x")
+    assert done.returncode == 2
+    assert "--inputt" in done.stderr
+    assert "'--input'" in done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_are_the_scripts(name: str) -> None:
-    """The same options; and argparse's own error for a wrong one."""
-    ours = skseg(name, "--help")
-    command = [sys.executable, f"scripts/{name}.py", "--help"]
-    script = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert ours.returncode == script.returncode == 0
-    options = [
-        {word.strip("[],") for word in done.stdout.split() if word.lstrip("[").startswith("--")}
-        for done in (ours, script)
-    ]
-    assert options[0] == options[1]
-    assert len(options[0]) > 3
+def test_scripts_run_the_commands(name: str) -> None:
+    text = (REPOSITORY / "scripts" / f"{name}.py").read_text()
+    assert f"from skseg.commands.{name} import main" in text
+    assert len(text.splitlines()) <= 6
 
 
 @pytest.mark.slow
@@ -80,6 +125,7 @@ def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
     )
     ckpt = ("--ckpt_path", "run/checkpoints/last.ckpt")
     assert "mean" in run(command, "evaluate", *ckpt, "--data.name", "streets")
+    assert "mean" in run(command, "evaluate", "run")
     assert (away / "run" / "evaluation-val" / "report.html").is_file()
     run(command, "predict", *ckpt, "--input", "data/streets/leftImg8bit/val", "--output", "out")
     assert list((away / "out").rglob("*_overlay.png"))

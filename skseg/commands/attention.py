@@ -104,7 +104,7 @@ def _check_repetitions(paths: Sequence[Path]) -> None:
     runs = [path.resolve().parent if path.name in own else path.resolve() for path in paths]
     for path, run in zip(paths, runs, strict=True):
         if runs.count(run) > 1:
-            raise UserError(f"`ckpt_path` {path}: another checkpoint is of the same run")
+            raise UserError(f"`ckpt_path` {path}: another is of the same run")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`skseg study`: run many trainings and compare them."""
+"""`skseg study`: run a study."""
 
 import os
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def study(
     set_: Annotated[Sequence[str], Repeated("-s")] = (),
     report: bool = False,
 ) -> int:
-    """Run a study: its missing runs, then the report on those that are done.
+    """Run a study: train its missing runs and report on all runs that are done.
 
     The same command continues a study that was stopped. Exits with code 1 if runs failed, and 130
     if it was stopped.
