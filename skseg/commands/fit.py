@@ -12,7 +12,7 @@ import torch
 from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from skseg.data import SegmentationDataModule
@@ -20,9 +20,11 @@ from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError, exits_on_mistakes
 from skseg.metrics import pixel_record
 from skseg.metrics.tables import iou_table
-from skseg.training.checkpointing import LogSteps, RunCheckpoint, SeedSteps, TimmSyncBatchNorm
 from skseg.training.checkpoints import AtomicCheckpointIO, read_checkpoint
-from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger
+from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger, wandb_loggers
+from skseg.training.saving import FinishedEpochs, RunCheckpoint
+from skseg.training.steps import LogSteps, SeedSteps
+from skseg.training.sync_norm import TimmSyncBatchNorm
 from skseg.training.task import SegmentationTask
 from skseg.training.tracking import LogAttention, LogTables, SavePredictions
 
@@ -88,7 +90,7 @@ class SegmentationCLI(LightningCLI):
         self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
         seed = int(self.config_init.seed_everything)
         own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), LogAttention(), self.pictures]
-        own += [LogTables(self.last.directory), self.last]
+        own += [LogTables(self.last.directory), FinishedEpochs(), self.last]
         if self.config_init.ema is not None:
             own.insert(0, EMAWeightAveraging(decay=self.config_init.ema))
         if config.sync_batchnorm:
@@ -132,9 +134,8 @@ class SegmentationCLI(LightningCLI):
             ) from error
         self.config.model.encoder_weights = self.encoder_weights
         self.parser.save(self.config, self.run_dir / "config.yaml", overwrite=True)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(self.config.clone(with_meta=False).as_dict())
+        for logger in wandb_loggers(self.trainer):
+            logger.log_hyperparams(self.config.clone(with_meta=False).as_dict())
 
 
 def _check_precision(precision: str | int | None, accelerator: str) -> None:
@@ -240,7 +241,7 @@ def main(args: list[str] | None = None) -> int:
     cli.datamodule.trainer = cli.trainer  # knows the number of devices
     cli.datamodule.setup("fit")  # missing data ends here, before a folder is made
     cli.check_resumed_model()
-    if cli.model.criterion.wants_class_weights:
+    if cli.model.criterion.needs_class_weights:
         weights = inverse_log_weights(cli.datamodule.train_counts())
         cli.model.criterion.set_class_weights(weights)
     if is_main_process():
