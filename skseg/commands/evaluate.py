@@ -57,13 +57,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
             console.print(f"submission {args.submission}; no masks to score with", soft_wrap=True)
             return
     on_prediction = submission.write if submission else None
-    setup = (args.name, root, args.split, settings, args.num_workers, args.seed)
-    evaluation = evaluate(task, *setup, on_prediction=on_prediction)
-    evaluation.record["checkpoint"] = str(args.ckpt_path)
+    setup = (spec, root, args.split, settings, args.num_workers, args.seed)
+    evaluation = evaluate(task, *setup, on_prediction=on_prediction, checkpoint=args.ckpt_path)
     comparison: ComparisonRecord | None = None
     if other is not None:
-        names = (str(args.compare), str(args.ckpt_path))
-        comparison = {"names": names, **compare(evaluate(other, *setup), evaluation, args.seed)}
+        comparison = compare(
+            evaluate(other, *setup, checkpoint=args.compare), evaluation, args.seed
+        )
     output = args.output or args.ckpt_path.parent.parent / f"evaluation-{args.split}"
     write_evaluation(output, evaluation, task, comparison)
 

@@ -17,6 +17,7 @@ from stage_attention import mean_attention
 from wandb_file import read_run
 
 from skseg import load_model
+from skseg.data import get_dataset
 from skseg.evaluation.evaluate import evaluate
 
 
@@ -55,7 +56,8 @@ def test_processes_count_every_image_once(
         path.unlink()
         (root / "gtFine" / "val" / path.parent.name / mask).unlink()
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
-    alone = evaluate(load_model(checkpoint), "streets", root, "val", num_workers=0).record
+    task = load_model(checkpoint)
+    alone = evaluate(task, get_dataset("streets"), root, "val", num_workers=0).record
     assert alone["images"] == images
     shared = validate(checkpoint, root, devices, tmp_path / "out.pt")
     assert shared["confusion"].tolist() == alone["confusion"]

@@ -15,6 +15,7 @@ from wandb_file import read_run
 
 from skseg import load_model
 from skseg.commands.fit import main as fit
+from skseg.data import get_dataset
 from skseg.evaluation.evaluate import evaluate
 from skseg.training.loggers import Tracking, wandb_logger
 from skseg.training.tracking import SavePredictions
@@ -39,7 +40,7 @@ def test_tables_are_those_of_an_evaluation(
     run_dir: Path, recorded: dict, streets_root: Path
 ) -> None:
     task = load_model(run_dir / "checkpoints" / "last.ckpt")
-    record = evaluate(task, "streets", streets_root, "val", num_workers=0).record
+    record = evaluate(task, get_dataset("streets"), streets_root, "val", num_workers=0).record
     shown = [row for row in recorded["history"] if "val/classes.path" in row]
     assert [row["trainer/global_step"] for row in shown] == [1, 3]  # as the scores'
     table = media(run_dir, shown[-1]["val/classes.path"])
@@ -97,7 +98,7 @@ def test_the_best_checkpoint_is_an_artifact_with_its_evaluation(
     assert evaluation["epoch"] == int(best["epoch"])
     assert evaluation["step"] == int(best["step"]) + 1
     task = load_model(artifact["files"]["best.ckpt"])
-    found = evaluate(task, "streets", streets_root, "val", num_workers=0).record
+    found = evaluate(task, get_dataset("streets"), streets_root, "val", num_workers=0).record
     assert found["miou"] == pytest.approx(evaluation["miou"])
     assert found["iou"] == pytest.approx(evaluation["iou"])
 
