@@ -36,10 +36,9 @@ OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", 
 
 
 def in_timms_names(state: dict[str, torch.Tensor], network: torch.nn.Module) -> dict:
-    """Rename the file's tensors by what their names mean, down to weight, bias, mean and variance."""
-    places = [
-        f"blocks.{i}.{j}" for i, stage in enumerate(network.blocks) for j in range(len(stage))
-    ]
+    """Rename the file's tensors by what their names mean, down to weight, bias and statistics."""
+    sizes = [len(stage) for stage in network.blocks]
+    places = [f"blocks.{i}.{j}" for i, size in enumerate(sizes) for j in range(size)]
     renamed = {}
     for key, value in state.items():
         if key.startswith("_blocks."):

@@ -13,7 +13,7 @@ from killed_fit import kill_after, run, terminate_after
 from small_fit import small_fit
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["killed_fit"])
+processes.set_forkserver_preload(["skseg.commands.fit"])  # importing it takes long
 
 
 def arguments(root: Path, folder: Path, *more: object) -> list[str]:
