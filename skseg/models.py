@@ -178,7 +178,7 @@ def _needs_conversion(encoder_name: str) -> bool:
     """Whether settings of SK units mean a conversion."""
     own_name = encoder_name.removeprefix("tu-")
     if own_name != encoder_name and has_sk_units(own_name):
-        raise UserError(f"sk requires the encoder {own_name}, not {encoder_name}")
+        raise UserError(f"`sk` requires the encoder {own_name}, not {encoder_name}")
     return not has_sk_units(encoder_name)
 
 
@@ -194,10 +194,10 @@ def _smp_settings(
     if stride is None:
         stride = int(parameters["encoder_output_stride"].default) if has_stride else 32
     if depth not in accepted.depths:
-        raise UserError(f"encoder_depth of {arch} must be one of {accepted.depths}, got {depth}")
+        raise UserError(f"`encoder_depth` of {arch} must be one of {accepted.depths}, got {depth}")
     if stride not in accepted.strides:
         raise UserError(
-            f"encoder_output_stride of {arch} must be one of {accepted.strides}, got {stride}"
+            f"`encoder_output_stride` of {arch} must be one of {accepted.strides}, got {stride}"
         )
     for key in decoder:
         # smp would pass an unknown key on to the encoder, which ignores it.
@@ -227,7 +227,7 @@ def _as_mistake(
     where = f" (huggingface.co/{HUB_IDS[encoder]})" if encoder in HUB_IDS else ""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
-        f"encoder_weights {weights_name!r} of {encoder}{where} are neither cached nor can they be "
+        f"`encoder_weights` {weights_name!r} of {encoder}{where} are not cached and cannot be "
         f"downloaded: {reason}. Download them on a machine with a network and pass the file's path"
     )
 
@@ -236,7 +236,7 @@ def _convert(model: nn.Module, encoder_name: str, sk: SKSettings) -> nn.Module:
     try:
         return convert_to_sk(model, **asdict(sk))
     except UserError as error:
-        raise UserError(f"sk with {encoder_name}: {error}") from error
+        raise UserError(f"`sk` with {encoder_name}: {error}") from error
 
 
 def input_rule(model: nn.Module) -> InputRule:

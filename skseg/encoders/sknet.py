@@ -299,7 +299,7 @@ def name_with_settings(name: str, settings: SKSettings | None) -> Iterator[str]:
     for key in sorted(OF_CONVERSION):
         if getattr(settings, key) is not None:
             raise UserError(
-                f"sk.{key} is for encoders that are converted; {name} has SK units of its own"
+                f"`sk.{key}` is for encoders that are converted; {name} has its own SK units"
             )
     network = NETWORKS[name]
     changed = settings.unit_arguments()

@@ -116,24 +116,24 @@ def read_state_dict(path: str | Path) -> State:
     path = Path(path)
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "no such file"
-        raise UserError(f"encoder_weights: {path}: {what}")
+        raise UserError(f"`encoder_weights`: {path}: {what}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"encoder_weights: {path}: refused, because it is damaged or would run code; save "
+            f"`encoder_weights`: {path}: refused, because it is damaged or would run code; save "
             "only tensors"
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"encoder_weights: {path}: cannot be read ({reason})") from error
+        raise UserError(f"`encoder_weights`: {path}: cannot be read ({reason})") from error
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"encoder_weights: {path}: holds no tensors by name")
+        raise UserError(f"`encoder_weights`: {path}: holds no tensors by name")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
@@ -159,7 +159,7 @@ def fit_state_dict(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
     _adapt_stem(fitted, target)
     if problems := _problems(fitted, target):
         raise UserError(
-            f"encoder_weights: {source}: not the weights of this encoder: "
+            f"`encoder_weights`: {source}: not the weights of this encoder: "
             + "; ".join(_listed(problems))
         )
     return fitted

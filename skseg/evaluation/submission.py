@@ -45,7 +45,7 @@ class Submission:
                 f"a submission must have the Cityscapes classes; {spec.name} has others"
             )
         if split not in OFFICIAL_COUNTS:
-            raise UserError(f"split must be {' or '.join(OFFICIAL_COUNTS)}, got {split}")
+            raise UserError(f"`split` must be {' or '.join(OFFICIAL_COUNTS)}, got {split}")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"folder {folder}: exists and is not an empty folder")
         images, masks = spec.find(root, split)

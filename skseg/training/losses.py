@@ -61,7 +61,7 @@ class Loss:
         for key in sorted(set().union(*_OPTIONS.values())):  # sorted: the same error every time
             if getattr(self, key) is not None and key not in _OPTIONS[self.name]:
                 names = " and ".join(name for name, keys in _OPTIONS.items() if key in keys)
-                raise UserError(f"{key} is an option of {names}, not of {self.name}")
+                raise UserError(f"`{key}` is an option of {names}, not of {self.name}")
         weights = self.class_weights if isinstance(self.class_weights, list) else []
         rules = {
             "weight": (self.weight > 0, "above 0"),
@@ -74,7 +74,7 @@ class Loss:
         for key, (is_valid, expected) in rules.items():
             if not is_valid:
                 raise UserError(
-                    f"{key} of the loss {self.name} must be {expected}, got {getattr(self, key)}"
+                    f"`{key}` of the loss {self.name} must be {expected}, got {getattr(self, key)}"
                 )
 
 
@@ -104,14 +104,14 @@ class Criterion(nn.Module):
         super().__init__()
         names = [loss.name for loss in losses]
         if not losses or len(set(names)) < len(names):
-            raise UserError(f"losses must be one or more different losses, got {names}")
+            raise UserError(f"`losses` must be one or more different losses, got {names}")
         self.losses = losses
         for loss in losses:
             loss.check()
             given = loss.class_weights
             if isinstance(given, list) and len(given) != num_classes:
                 raise UserError(
-                    f"class_weights of the loss {loss.name} must have one weight for each of "
+                    f"`class_weights` of the loss {loss.name} must have one weight for each of "
                     f"{num_classes} classes, got {len(given)}"
                 )
             # Not in checkpoints: they come from the config or from the data.

@@ -39,9 +39,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.name == "cosine" and self.power is not None:
-            raise UserError("power belongs to the schedule poly; cosine has none")
+            raise UserError("`power` belongs to the schedule poly; cosine has none")
         if self.warmup_steps < 0:
-            raise UserError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+            raise UserError(f"`warmup_steps` must be at least 0, got {self.warmup_steps}")
 
     def factor(self, step: int, total_steps: int) -> float:
         """Return the rate over its peak, 0 to 1, at an iteration counted from 0."""

@@ -189,7 +189,7 @@ def _check_weights(module: nn.Module, step: int, names: Sequence[str], latest: P
             f"the weights are not finite after step {step}"
             f"{', on the images ' + ', '.join(names) if names else ''}; "
             f"{latest} was saved before this step. Lower the learning rate, or clip gradients "
-            "(the Trainer's gradient_clip_val)"
+            "(`gradient_clip_val`)"
         )
 
 

@@ -186,8 +186,7 @@ class SegmentationTask(pl.LightningModule):
             raise UserError(
                 f"the loss is {loss.item()} in step {self.global_step + 1}, on the images "
                 f"{', '.join(batch['name'])}; the latest checkpoint was saved before this step. "
-                "Lower the learning rate, warm up, or clip gradients (the Trainer's "
-                "gradient_clip_val)"
+                "Lower the learning rate, warm up, or clip gradients (`gradient_clip_val`)"
             )
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         log = {"train/loss": loss.detach()}
@@ -316,12 +315,12 @@ def _check_normalization(
     expected = weights_normalization(encoder_name, encoder_weights)
     if expected is not None and not expected.agrees(mean, std):
         shown = " and ".join(
-            f"{key} [{', '.join(f'{x:.4f}' for x in values)}]"
+            f"`{key}` [{', '.join(f'{x:.4f}' for x in values)}]"
             for key, values in expected._asdict().items()
         )
         raise UserError(
             f"the weights {encoder_weights} of {encoder_name} expect images normalized with "
-            f"{shown}, not mean {list(mean)} and std {list(std)}"
+            f"{shown}, not {list(mean)} and {list(std)}"
         )
 
 
@@ -344,7 +343,7 @@ def _auxiliary_head(model: nn.Module, num_classes: int) -> nn.Module:
     channels = list(model.encoder.out_channels)  # type: ignore[arg-type, union-attr]
     if len(channels) <= _STRIDE_16:
         raise UserError(
-            f"auxiliary_weight requires a stage of stride 16: encoder_depth must be at least "
+            f"`auxiliary_weight` requires a stage of stride 16: `encoder_depth` must be at least "
             f"{_STRIDE_16}, got {len(channels) - 1}"
         )
     head: nn.Module = FCNHead(channels[_STRIDE_16], num_classes)

@@ -162,7 +162,7 @@ def test_the_official_number_and_size_pass_and_others_do_not(tmp_path: Path) -> 
 def test_what_is_no_submission(streets_root: Path, camvid_root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="camvid has others"):
         Submission(get_dataset("camvid"), camvid_root, "val", tmp_path / "x")
-    with pytest.raises(UserError, match="val or test, got train"):
+    with pytest.raises(UserError, match="`split` must be val or test, got train"):
         Submission(STREETS, streets_root, "train", tmp_path / "x")
     with pytest.raises(UserError, match="no streets images for split 'test'"):
         Submission(STREETS, streets_root, "test", tmp_path / "x")

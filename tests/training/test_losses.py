@@ -143,14 +143,14 @@ def test_weights_from_the_data(batch) -> None:
         ([{}, {}], "one or more different losses"),
         (
             [{"name": "dice", "label_smoothing": 0.1}],
-            "label_smoothing .* cross_entropy, not",
+            "`label_smoothing` .* cross_entropy, not",
         ),
-        ([{"name": "focal", "class_weights": "data"}], "class_weights .* cross_entropy and ohem"),
-        ([{"label_smoothing": 1.0}], "label_smoothing .* from 0 to below 1, got 1.0"),
-        ([{"class_weights": [1.0]}], "class_weights .* 4 classes, got 1"),
+        ([{"name": "focal", "class_weights": "data"}], "`class_weights` .* cross_entropy and ohem"),
+        ([{"label_smoothing": 1.0}], "`label_smoothing` .* from 0 to below 1, got 1.0"),
+        ([{"class_weights": [1.0]}], "`class_weights` .* 4 classes, got 1"),
         ([{"class_weights": [1.0, 1.0, 1.0, 0.0]}], "must be above 0 each"),
-        ([{"weight": 0}], "weight .* above 0, got 0"),
-        ([{"name": "ohem", "min_kept": 0}], "min_kept .* at least 1, got 0"),
+        ([{"weight": 0}], "`weight` .* above 0, got 0"),
+        ([{"name": "ohem", "min_kept": 0}], "`min_kept` .* at least 1, got 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(losses: list[dict], message: str) -> None:

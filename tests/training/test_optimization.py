@@ -103,7 +103,7 @@ def test_auxiliary_logits_have_the_images_size(arch: str, size: tuple[int, int])
 
 
 def test_an_auxiliary_head_wants_a_stride_of_16() -> None:
-    with pytest.raises(UserError, match="encoder_depth of at least 4, not 3"):
+    with pytest.raises(UserError, match="`encoder_depth` must be at least 4, got 3"):
         SegmentationTask(**CLASSES, arch="unet", encoder_name="sknet_tiny", encoder_depth=3,
                          auxiliary_weight=0.4)  # fmt: skip
 
