@@ -107,7 +107,7 @@ def evaluate(
         >>> from skseg.data import get_dataset
         >>> from skseg.streets import draw_dataset
         >>> root = Path(tempfile.mkdtemp())
-        >>> draw_dataset(root, train=0, val=2, height=64, width=128, seed=0, workers=0)
+        >>> draw_dataset(root, train=1, val=2, height=64, width=128, seed=0, workers=0)
         >>> streets = get_dataset("streets")
         >>> task = SegmentationTask(
         ...     streets.classes.names, streets.classes.colors, (0.5,) * 3, (0.25,) * 3,
