@@ -35,7 +35,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """Return `config`, `history` and `artifacts` (lists of dicts) of the only run in a directory."""
+    """Return `config`, `history` and `artifacts` (lists of dicts) of a directory's only run."""
     (path,) = directory.glob("wandb/offline-run-*/run-*.wandb")
     config: dict[str, Any] = {}
     history, artifacts = [], []
