@@ -1,4 +1,4 @@
-"""Print the encoders as a Markdown table: size, cost, and the weights that exist for them."""
+"""Print the encoders as a Markdown table: size, cost, and published weights."""
 
 import segmentation_models_pytorch as smp
 import torch
@@ -7,7 +7,7 @@ import skseg
 from skseg.encoders import HUB_IDS
 from skseg.nn.inspect import multiply_adds
 
-# Top-1 accuracy on ImageNet-1k at 224 pixels, %, as published; of timm for the weights beside it.
+# Published top-1 accuracy in % on ImageNet-1k at 224 pixels; timm's is that of the listed weights.
 TOP1 = {
     "sknet50": "79.21 (paper), 80.17 (timm)",
     "sknet50_plain": "77.77 (paper)",
@@ -20,7 +20,7 @@ TOP1 = {
     "sk_resnet50": "77.54 (PytorchInsight)",
     "sk_resnet101": "78.79 (PytorchInsight)",
 }
-FILES = ("sk_resnet50", "sk_resnet101")
+FILES = ("sk_resnet50", "sk_resnet101")  # their weights are published as files, not on a hub
 
 
 def main() -> None:

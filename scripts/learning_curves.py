@@ -1,4 +1,4 @@
-"""Draw the validation mIoU of runs over their steps: a picture, and a CSV file of its numbers."""
+"""Plot the validation mIoU of runs over training steps; write the numbers to a CSV file."""
 
 import argparse
 import csv
@@ -24,21 +24,23 @@ def draw(curves: dict[str, list[tuple[int, float]]]) -> Figure:
     axes.set_ylabel("validation mIoU, %")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9, title="run, and its last score", title_fontsize=9)
+    axes.legend(fontsize=9, title="run and its last score", title_fontsize=9)
     return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, of fit.py")
-    parser.add_argument("--output", type=Path, default="curves.png", help="picture; .csv beside it")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders of fit.py")
+    parser.add_argument(
+        "--output", type=Path, default="curves.png", help="picture; the CSV file has its name"
+    )
     args = parser.parse_args()
     curves = {}
     for run in args.runs:
         if not (run / "metrics.csv").is_file():
-            parser.error(f"{run} is no run folder: it has no metrics.csv")
+            parser.error(f"{run} is not a run folder: it has no metrics.csv")
         if not (curve := read_curve(run)):
-            parser.error(f"{run} has not been validated yet")
+            parser.error(f"{run} has no validation yet")
         curves[run.name] = curve
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw(curves).savefig(args.output)

@@ -1,4 +1,4 @@
-"""Attention by stage, image by image: what the logged means are compared with."""
+"""Attention by stage, computed image by image: the reference for the logged means."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from skseg.training.task import SegmentationTask
 
 
 def mean_attention(task: SegmentationTask, root: Path) -> dict[str, float]:
-    """Attention by stage and branch of a two-branch network of 4 stages, image by image."""
+    """Return the mean attention by stage and branch of a network with 4 stages and 2 branches."""
     spec = get_dataset("streets")
     seen: dict[str, list[float]] = {}
     for name, module in task.model.named_modules():

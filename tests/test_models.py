@@ -62,16 +62,16 @@ def test_pan_wants_larger_pictures() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"arch": "unett"}, "unknown architecture 'unett'; near: unet"),
-        ({"arch": "zzz"}, "unknown architecture 'zzz'; known: unet, "),
-        ({"arch": "dpt"}, "needs a vision transformer"),
-        ({"encoder_name": "sknet5"}, "unknown encoder 'sknet5'; near: sknet50"),
-        ({"encoder_name": "tu-resnet5o"}, "unknown encoder 'tu-resnet5o'; near: tu-resnet"),
-        ({"encoder_depth": 2}, r"fpn takes encoder_depth \(3, 4, 5\), got 2"),
-        ({"encoder_output_stride": 16}, r"fpn takes encoder_output_stride \(32,\), got 16"),
-        ({"arch": "pan", "encoder_output_stride": 8}, r"pan takes .* \(16, 32\), got 8"),
+        ({"arch": "unett"}, "unknown architecture 'unett'.*unet"),
+        ({"arch": "zzz"}, "unknown architecture 'zzz'.*unet, unetplusplus"),
+        ({"arch": "dpt"}, "dpt .* vision transformer"),
+        ({"encoder_name": "sknet5"}, "unknown encoder 'sknet5'.*sknet50"),
+        ({"encoder_name": "tu-resnet5o"}, "unknown encoder 'tu-resnet5o'.*tu-resnet5"),
+        ({"encoder_depth": 2}, r"`encoder_depth` of fpn .*\(3, 4, 5\), got 2"),
+        ({"encoder_output_stride": 16}, r"`encoder_output_stride` of fpn .*\(32,\), got 16"),
+        ({"arch": "pan", "encoder_output_stride": 8}, r"pan .*\(16, 32\), got 8"),
         ({"decoder_chanels": 3}, "fpn has no argument 'decoder_chanels'"),
-        ({"arch": "unet", "decoder_chanels": 3}, "near: decoder_channels"),
+        ({"arch": "unet", "decoder_chanels": 3}, "decoder_chanels.*'decoder_channels'"),
         ({"encoder_weights": "imagenet"}, "Wrong pretrained weights `imagenet`"),
         ({"arch": "linknet", "encoder_name": "mit_b0"}, "mit_b0"),
     ],
@@ -124,5 +124,5 @@ def test_one_kernel_added_to_nothing_is_the_plain_network() -> None:
 
 @pytest.mark.parametrize("name", ["sknet_tiny_plain", "resnet18"])
 def test_settings_without_sk_units_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"model\.sk"):
+    with pytest.raises(UserError, match=f"^`sk` with {name}"):
         skseg.build_model("fpn", name, sk=SKSettings(select="sum"))

@@ -1,7 +1,7 @@
-"""Reads an offline W&B run back: wandb has no public reader for its own files.
+"""Reads the file of an offline W&B run, for which wandb has no public reader.
 
 The file is a LevelDB log (github.com/google/leveldb/blob/main/doc/log_format.md) of protobuf
-records, behind a header of 7 bytes.
+records after a header of 7 bytes.
 """
 
 import json
@@ -35,7 +35,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """The `config`, `history` and `artifacts` (lists of dicts) of the one run below a directory."""
+    """Return `config`, `history` and `artifacts` (lists of dicts) of a directory's only run."""
     (path,) = directory.glob("wandb/offline-run-*/run-*.wandb")
     config: dict[str, Any] = {}
     history, artifacts = [], []

@@ -72,9 +72,7 @@ def attention(
     _check_repetitions(checkpoints)
     tasks = [load_model(path) for path in checkpoints]
     spec = get_dataset(name, root)
-    observations = observe_attention(
-        tasks, spec, root, split, growth, window, max_images, scale
-    )
+    observations = observe_attention(tasks, spec, root, split, growth, window, max_images, scale)
     record: AttentionFile = {
         "data": name,
         "split": split,

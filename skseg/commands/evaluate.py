@@ -69,13 +69,11 @@ def evaluate(
             console.print(f"submission {submission}; no masks to score with", soft_wrap=True)
             return 0
     on_prediction = labels.write if labels else None
-    setup = (name, root, split, settings, num_workers, seed)
-    evaluation = score(task, *setup, on_prediction=on_prediction)
-    evaluation.record["checkpoint"] = str(checkpoint)
+    setup = (spec, root, split, settings, num_workers, seed)
+    evaluation = score(task, *setup, on_prediction=on_prediction, checkpoint=checkpoint)
     comparison: ComparisonRecord | None = None
     if other_task is not None:
-        names = (str(other), str(checkpoint))
-        comparison = {"names": names, **compare_models(score(other_task, *setup), evaluation, seed)}
+        comparison = compare_models(score(other_task, *setup, checkpoint=other), evaluation, seed)
     output = output or run_folder(checkpoint) / f"evaluation-{split}"
     write_evaluation(output, evaluation, task, comparison)
 

@@ -24,9 +24,11 @@ from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError
 from skseg.metrics import pixel_record
 from skseg.metrics.tables import iou_table
-from skseg.training.checkpointing import LogSteps, RunCheckpoint, SeedSteps, TimmSyncBatchNorm
 from skseg.training.checkpoints import AtomicCheckpointIO, read_checkpoint
-from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger
+from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger, wandb_loggers
+from skseg.training.saving import FinishedEpochs, RunCheckpoint
+from skseg.training.steps import LogSteps, SeedSteps
+from skseg.training.sync_norm import TimmSyncBatchNorm
 from skseg.training.task import SegmentationTask
 from skseg.training.tracking import LogAttention, LogTables, SavePredictions
 
@@ -185,7 +187,7 @@ class SegmentationCLI(LightningCLI):
         self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
         seed = int(self.config_init.seed_everything)
         own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), LogAttention(), self.pictures]
-        own += [LogTables(self.last.directory), self.last]
+        own += [LogTables(self.last.directory), FinishedEpochs(), self.last]
         if self.config_init.ema is not None:
             own.insert(0, EMAWeightAveraging(decay=self.config_init.ema))
         if config.sync_batchnorm:
@@ -228,7 +230,7 @@ class SegmentationCLI(LightningCLI):
                 f"`run_dir` {self.run_dir}: cannot be made ({error.strerror})"
             ) from error
         self.parser.save(self.full_config, self.run_dir / "config.yaml", overwrite=True)
-        for logger in self.trainer.loggers:
+        for logger in wandb_loggers(self.trainer):
             logger.log_hyperparams(self.full_config.clone(with_meta=False).as_dict())
 
 
@@ -361,7 +363,7 @@ def fit(cli: SegmentationCLI) -> int:
     cli.datamodule.trainer = cli.trainer  # has the number of devices
     cli.datamodule.setup("fit")  # finds missing data before a folder is made
     cli.check_resumed_model()
-    if cli.model.criterion.wants_class_weights:
+    if cli.model.criterion.needs_class_weights:
         weights = inverse_log_weights(cli.datamodule.train_counts())
         cli.model.criterion.set_class_weights(weights)
     if is_main_process():

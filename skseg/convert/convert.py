@@ -9,7 +9,7 @@ from segmentation_models_pytorch.base import SegmentationModel
 from torch import Tensor, nn
 
 from skseg.convert.choose import choose_chains
-from skseg.convert.grow import branches_of, convolves_alike, make_unit
+from skseg.convert.grow import branches_of, convolves_alike, make_unit, place_unit
 from skseg.convert.trace import Chain, find_example, run, trace
 from skseg.encoders.settings import SKSettings
 from skseg.errors import UserError, near_names
@@ -162,10 +162,7 @@ def _replace(encoder: nn.Module, chain: Chain, settings: SKSettings, left: dict[
     if not convolves_alike(encoder.get_submodule(chain.conv), unit, settings):
         left[chain.conv] = "a larger kernel does not keep its output"
         return False
-    for name in (chain.norm, chain.act):
-        if name is not None:
-            encoder.set_submodule(name, nn.Identity())
-    encoder.set_submodule(chain.conv, unit)
+    place_unit(encoder, chain, unit)
     return True
 
 

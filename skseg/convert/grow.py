@@ -89,6 +89,14 @@ def make_unit(encoder: nn.Module, chain: Chain, settings: SKSettings) -> SKConv2
     return unit.train(conv.training)
 
 
+def place_unit(encoder: nn.Module, chain: Chain, unit: SKConv2d) -> None:
+    """Put a unit in the place of a chain's convolution, norm and activation, in place."""
+    for name in (chain.norm, chain.act):
+        if name is not None:
+            encoder.set_submodule(name, nn.Identity())
+    encoder.set_submodule(chain.conv, unit)
+
+
 def _split(norm: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Return the norm and the activation of a timm norm that has both; leave other norms alone."""
     if not isinstance(norm, BatchNormAct2d):

@@ -2,6 +2,7 @@
 
 from skseg.encoders import shufflenet
 from skseg.encoders.efficientnet_lite import LITE_ENCODERS, LITE_NORMALIZATION, load_lite_weights
+from skseg.encoders.normalization import Normalization, registered_normalization
 from skseg.encoders.settings import SKSettings
 from skseg.encoders.sknet import (
     NETWORKS,
@@ -9,18 +10,44 @@ from skseg.encoders.sknet import (
     SKBottleneck,
     SKNetEncoder,
     has_sk_units,
-    with_settings,
+    name_with_settings,
 )
 from skseg.encoders.stages import encoder_stages
 from skseg.encoders.weights import HUB_IDS, is_path, load_weights
 
 
 def list_encoders() -> list[str]:
-    """Return the names of this package's SK networks and their twins, valid in smp.
+    """List the names of this package's SK networks and their twins.
 
-    In timm all but the ShuffleNets' are.
+    smp accepts all of them, timm all but the ShuffleNets.
+
+    Example:
+        >>> names = list_encoders()
+        >>> len(names), "sknet50" in names, "sknet50_plain" in names
+        (30, True, True)
     """
     return sorted([*NETWORKS, *shufflenet.NETWORKS])
+
+
+def weights_normalization(encoder_name: str, weights: str) -> Normalization | None:
+    """Return the normalization of the images that pretrained weights were trained on.
+
+    Args:
+        encoder_name: An encoder of this package, of smp, or "tu-NAME" for timm's NAME.
+        weights: Name of the weights, or the path of a file of them.
+
+    Returns:
+        Mean and standard deviation; None where they are unknown, as those of a file are.
+
+    Example:
+        >>> weights_normalization("sknet50", "imagenet").mean
+        (0.485, 0.456, 0.406)
+    """
+    if is_path(weights):
+        return None
+    if encoder_name in LITE_ENCODERS and weights == "imagenet":
+        return LITE_NORMALIZATION
+    return registered_normalization(encoder_name, weights)
 
 
 __all__ = [
@@ -29,6 +56,7 @@ __all__ = [
     "LITE_NORMALIZATION",
     "NETWORKS",
     "TRUNKS",
+    "Normalization",
     "SKBottleneck",
     "SKNetEncoder",
     "SKSettings",
@@ -38,5 +66,6 @@ __all__ = [
     "list_encoders",
     "load_lite_weights",
     "load_weights",
-    "with_settings",
+    "name_with_settings",
+    "weights_normalization",
 ]

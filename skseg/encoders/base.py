@@ -1,26 +1,26 @@
-"""What this package's encoders share: smp's interface, and strides traded for dilation."""
+"""The base of this package's encoders: smp's interface, and strides traded for dilation."""
 
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import nn
 
 
 class Encoder(EncoderMixin):
-    """An smp encoder that keeps each kernel's own dilation when it is dilated.
+    """An smp encoder that keeps the ratio of its kernels' dilations when it is dilated.
 
-    A network inherits from it and from its trunk, gives `get_stages`, and maps [B, C, H, W] to a
-    list of features: the image itself, then strides 2 to 32.
+    A network inherits from it and from its trunk and defines `get_stages`. It maps images
+    [B, C, H, W] to a list of features: the images themselves, then strides 2 to 32.
     """
 
-    def _settle(self, out_channels: list[int], depth: int, output_stride: int) -> None:
-        """Take what smp asks of an encoder; called after the trunk is built.
+    def _set_features(self, out_channels: list[int], depth: int, output_stride: int) -> None:
+        """Set the attributes that smp reads; call it after the trunk is built.
 
         Args:
-            out_channels: channels of the features, the input's first.
-            depth: number of features after the input, 1 to 5.
-            output_stride: stride of the last feature; smp calls `make_dilated` if it is not 32.
+            out_channels: Channels of the features, the input's first.
+            depth: Number of features after the input, 1 to 5.
+            output_stride: Stride of the last feature; smp calls `make_dilated` if it is not 32.
 
         Raises:
-            ValueError: another depth.
+            ValueError: The depth is not 1 to 5.
         """
         if not 1 <= depth <= 5:
             raise ValueError(f"depth should be in range [1, 5], got {depth}")
@@ -32,15 +32,15 @@ class Encoder(EncoderMixin):
     def make_dilated(self, output_stride: int) -> None:
         """Trade the strides beyond `output_stride` for dilation, in place.
 
-        A kernel's own dilation is multiplied, so an SK unit's branches stay different, where smp
-        sets all to the same. The strided convolutions of a stage see the stage before and take its
-        dilation, as in timm's dilated networks.
+        Each kernel's own dilation is multiplied, so the branches of an SK unit stay different; smp
+        would set all dilations to the same value. The strided convolutions of a stage read the
+        stage before and get its dilation, as in timm's dilated networks.
 
         Args:
-            output_stride: 8 or 16.
+            output_stride: Stride of the last feature, 8 or 16.
 
         Raises:
-            ValueError: another output stride.
+            ValueError: The output stride is neither 8 nor 16.
         """
         if output_stride not in (8, 16):
             raise ValueError(f"Output stride should be 16 or 8, got {output_stride}.")

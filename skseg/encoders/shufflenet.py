@@ -1,9 +1,9 @@
 """ShuffleNetV2 with SK units and its twins: the light network of the SK paper.
 
 Ma et al. 2018, "ShuffleNet V2"; Li et al. 2019, section 4.1. The trunk is torchvision's, whose
-weights fit the plain twin. Within each of its units the branches of SK are depthwise, like the 3x3
-convolution they replace, and like it have a norm and no activation. The paper does not give the
-attention's width for this network; it is the operator's default here, r = 16 with L = 32.
+weights fit the plain twin. The branches of an SK unit are depthwise, like the 3x3 convolution that
+they replace, and like it they have a norm and no activation. The paper does not say how wide the
+attention of this network is; here it has the default of `SKConv2d`, r = 16 with L = 32.
 """
 
 from typing import Any
@@ -64,21 +64,21 @@ NETWORKS: dict[str, dict[str, Any]] = {
 class ShuffleNetEncoder(LoadsAnyLayout, Encoder, ShuffleNetV2):
     """A network of this module as an smp encoder.
 
-    Features are the input itself, then strides 2 to 32, `depth` of them; the last of five comes
-    after the network's final 1x1 convolution.
+    Features are the input itself, then `depth` features of strides 2 to 32; the fifth is the output
+    of the network's final 1x1 convolution.
 
     Args:
-        out_channels: channels of the features, the input's first.
-        depth: number of features after the input, 1 to 5.
-        output_stride: stride of the last feature, 8, 16 or 32; smp calls :meth:`make_dilated`.
-        **network: arguments of torchvision's ShuffleNetV2.
+        out_channels: Channels of the features, the input's first.
+        depth: Number of features after the input, 1 to 5.
+        output_stride: Stride of the last feature, 8, 16 or 32; smp calls `make_dilated`.
+        **network: Arguments of torchvision's ShuffleNetV2.
     """
 
     def __init__(
         self, out_channels: list[int], depth: int = 5, output_stride: int = 32, **network: Any
     ) -> None:
         ShuffleNetV2.__init__(self, **network)
-        self._settle(out_channels, depth, output_stride)
+        self._set_features(out_channels, depth, output_stride)
         del self.fc
 
     def get_stages(self) -> dict[int, list[nn.Module]]:
@@ -86,7 +86,7 @@ class ShuffleNetEncoder(LoadsAnyLayout, Encoder, ShuffleNetV2):
         return {16: [self.stage3], 32: [self.stage4]}
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the features of a [B, C, H, W] image, sides divisible by the output stride."""
+        """Compute the features of images [B, C, H, W] with sides divisible by the output stride."""
         features = [x]
         stages = (self.conv1, self.maxpool, self.stage2, self.stage3, self.stage4)
         for stage in stages[: self._depth]:

@@ -1,7 +1,7 @@
 """SKNet and its plain and SE twins as timm networks and smp encoders.
 
 Every network is timm's ResNet with another block, so stems, output strides, ``features_only``,
-weights and hubs work as timm's do. Within a trunk only the block differs:
+weights and hubs work as timm's do. Twins of a trunk differ in the block only:
 
     NAME        SK[2, G, 16] in place of the 3x3 convolution
     NAME_plain  the 3x3 convolution
@@ -10,6 +10,9 @@ weights and hubs work as timm's do. Within a trunk only the block differs:
     NAME_wide   the 3x3 convolution, of so many more channels that the network has NAME's parameters
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -48,8 +51,9 @@ class SKBottleneck(Bottleneck):
     """timm's bottleneck block with an SK unit in place of its 3x3 convolution, norm and ReLU.
 
     Args:
-        sk_kwargs: further arguments of :class:`skseg.nn.SKConv2d`.
-        **kwargs: those of timm's Bottleneck.
+        *args: Arguments of timm's Bottleneck.
+        sk_kwargs: Further arguments of `skseg.nn.SKConv2d`.
+        **kwargs: Further arguments of timm's Bottleneck.
     """
 
     def __init__(self, *args: Any, sk_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -63,8 +67,9 @@ class SKBasicBlock(BasicBlock):
     """timm's basic block with an SK unit in place of its first convolution, norm and ReLU.
 
     Args:
-        sk_kwargs: further arguments of :class:`skseg.nn.SKConv2d`.
-        **kwargs: those of timm's BasicBlock.
+        *args: Arguments of timm's BasicBlock.
+        sk_kwargs: Further arguments of `skseg.nn.SKConv2d`.
+        **kwargs: Further arguments of timm's BasicBlock.
     """
 
     def __init__(self, *args: Any, sk_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -86,27 +91,51 @@ class NarrowSKBottleneck(SKBottleneck):
     expansion = 2
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """What the twins of a name share.
+
+    Attributes:
+        resnet: Arguments of timm's ResNet.
+        wide: `base_width` of NAME_wide, whose parameters are within 1.5 % of NAME's.
+        plain_block: Block of the twins without SK units.
+        sk_block: Block of the twins with SK units.
+        sk_kwargs: Arguments of NAME's SK units.
+    """
+
+    resnet: dict[str, Any]
+    wide: float
+    plain_block: type[Bottleneck] = Bottleneck
+    sk_block: type[SKBottleneck] = SKBottleneck
+    sk_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
 # What the paper calls ResNeXt 32x4d (table 1), by depth.
 _RESNEXT = {"cardinality": 32, "base_width": 4}
-# For CPUs and small data: 3x3s of 32 to 256 channels in 8 groups behind a stem of 32. Its Fuse has
-# a layer norm: small data comes in small batches, too small for a batch norm over pooled vectors.
-_TINY = {
-    "layers": (2, 2, 2, 2),
-    "cardinality": 8,
-    "base_width": 8,
-    "channels": (32, 64, 128, 256),
-    "stem_type": "deep",
-    "stem_width": 16,
-}
-TRUNKS: dict[str, dict[str, Any]] = {
-    "sknet26": {"layers": (2, 2, 2, 2), **_RESNEXT},
-    "sknet50": {"layers": (3, 4, 6, 3), **_RESNEXT},
-    "sknet101": {"layers": (3, 4, 23, 3), **_RESNEXT},
+# For CPUs and small data: 3x3s of 32 to 256 channels in 8 groups after a stem of 32 channels. Its
+# Fuse has a layer norm: small data comes in small batches, and a batch norm over a few pooled
+# vectors is too noisy.
+_TINY = Trunk(
+    resnet={
+        "layers": (2, 2, 2, 2),
+        "cardinality": 8,
+        "base_width": 8,
+        "channels": (32, 64, 128, 256),
+        "stem_type": "deep",
+        "stem_width": 16,
+    },
+    wide=10.25,  # parameters within 0.1 %
+    plain_block=NarrowBottleneck,
+    sk_block=NarrowSKBottleneck,
+    sk_kwargs={"fuse_norm": "layer"},
+)
+TRUNKS = {
+    "sknet26": Trunk({"layers": (2, 2, 2, 2), **_RESNEXT}, wide=4.5),
+    "sknet50": Trunk({"layers": (3, 4, 6, 3), **_RESNEXT}, wide=4.5),
+    "sknet101": Trunk({"layers": (3, 4, 23, 3), **_RESNEXT}, wide=4.5),
     "sknet_tiny": _TINY,
 }
-# base_width of NAME_wide: parameters within 1.5 % of NAME's, of sknet_tiny's within 0.1 %.
-_WIDE = {"sknet26": 4.5, "sknet50": 4.5, "sknet101": 4.5, "sknet_tiny": 10.25}
-# Networks of others, whose plain twins are resnet18, 34, 50 and 101.
+# SK networks that others published; their plain twins are resnet18, 34, 50 and 101.
 _TIMM = {
     "block": SKBasicBlock,
     "block_args": {"sk_kwargs": {"split_input": True, "reduction": 8, "min_attention_width": 16}},
@@ -131,46 +160,40 @@ def _networks() -> dict[str, dict[str, Any]]:
     """Arguments of timm's ResNet for every network name."""
     networks: dict[str, dict[str, Any]] = {}
     for name, trunk in TRUNKS.items():
-        tiny = name == "sknet_tiny"
-        plain = NarrowBottleneck if tiny else Bottleneck
-        sk = NarrowSKBottleneck if tiny else SKBottleneck
-        sk_kwargs = {"fuse_norm": "layer"} if tiny else {}
-        # As timm's SK networks, none starts with zeros in the last norm of a block.
-        trunk = {**trunk, "zero_init_last": False}
-        networks[name] = {**trunk, "block": sk, "block_args": {"sk_kwargs": sk_kwargs}}
-        networks[f"{name}_plain"] = {**trunk, "block": plain}
-        networks[f"{name}_se"] = {**trunk, "block": plain, "block_args": _SE}
-        networks[f"{name}_sum"] = {
-            **trunk,
-            "block": sk,
-            "block_args": {"sk_kwargs": {"select": "sum"}},
-        }
-        networks[f"{name}_wide"] = {**trunk, "block": plain, "base_width": _WIDE[name]}
+        # Like timm's SK networks, none starts with zeros in the last norm of a block.
+        shared = {**trunk.resnet, "zero_init_last": False}
+        plain = {**shared, "block": trunk.plain_block}
+        sk = {**shared, "block": trunk.sk_block}
+        networks[name] = {**sk, "block_args": {"sk_kwargs": trunk.sk_kwargs}}
+        networks[f"{name}_plain"] = plain
+        networks[f"{name}_se"] = {**plain, "block_args": _SE}
+        networks[f"{name}_sum"] = {**sk, "block_args": {"sk_kwargs": {"select": "sum"}}}
+        networks[f"{name}_wide"] = {**plain, "base_width": trunk.wide}
     return networks | _OTHERS
 
 
 NETWORKS = _networks()
 TIMMS_OWN = ("skresnet18", "skresnet34")
-"""Networks that timm has by the same names: they are new to smp alone."""
+"""Networks that timm has under the same names; only smp gets them from here."""
 
 
 class SKNetEncoder(LoadsAnyLayout, Encoder, ResNet):
     """A network of this module as an smp encoder.
 
-    Features are those of smp's ResNets: the input itself, then strides 2 to 32, `depth` of them.
+    Features are those of smp's ResNets: the input itself, then `depth` features of strides 2 to 32.
 
     Args:
-        out_channels: channels of the features, the input's first.
-        depth: number of features after the input, 1 to 5.
-        output_stride: stride of the last feature, 8, 16 or 32; smp calls :meth:`make_dilated`.
-        **network: arguments of timm's ResNet.
+        out_channels: Channels of the features, the input's first.
+        depth: Number of features after the input, 1 to 5.
+        output_stride: Stride of the last feature, 8, 16 or 32; smp calls `make_dilated`.
+        **network: Arguments of timm's ResNet.
     """
 
     def __init__(
         self, out_channels: list[int], depth: int = 5, output_stride: int = 32, **network: Any
     ) -> None:
         ResNet.__init__(self, **network)
-        self._settle(out_channels, depth, output_stride)
+        self._set_features(out_channels, depth, output_stride)
         del self.fc
         del self.global_pool
 
@@ -179,7 +202,7 @@ class SKNetEncoder(LoadsAnyLayout, Encoder, ResNet):
         return {16: [self.layer3], 32: [self.layer4]}
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the features of a [B, C, H, W] image, sides divisible by the output stride."""
+        """Compute the features of images [B, C, H, W] with sides divisible by the output stride."""
         features = [x]
         x = self.act1(self.bn1(self.conv1(x)))
         features.append(x)
@@ -228,7 +251,7 @@ default_cfgs = generate_default_cfgs({name: _timm_cfg(name, net) for name, net i
 
 
 def _register(name: str, network: dict[str, Any]) -> None:
-    """Teach smp a name that it does not have, and timm too unless it has that network."""
+    """Add a network to smp, and to timm unless timm has it."""
     if name in smp.encoders.encoders:
         raise RuntimeError(f"smp already has an encoder {name!r}; it is not overwritten")
     smp.encoders.encoders[name] = _smp_entry(network, name)
@@ -252,30 +275,41 @@ def _register(name: str, network: dict[str, Any]) -> None:
     register_model(entrypoint)
 
 
-def with_settings(name: str, settings: SKSettings) -> str:
-    """Return the name, in smp, of a network of this module with other settings of its SK units.
+@contextmanager
+def name_with_settings(name: str, settings: SKSettings | None) -> Iterator[str]:
+    """Name an encoder in smp whose SK units have other settings, while the block runs.
 
-    smp builds encoders by name alone, so each such network gets a name of its own there.
+    smp's models build their encoder from a name. smp passes arguments on to timm's encoders only,
+    and replacing `model.encoder` afterwards would change what the decoder's random weights are. So
+    the encoder is registered for as long as it takes to build the model.
 
     Args:
-        name: an encoder of this module that `has_sk_units`.
-        settings: the settings.
+        name: An encoder of smp; one that `has_sk_units` if there are settings.
+        settings: Settings of the SK units; None yields `name` itself.
+
+    Yields:
+        The name to pass to smp.
 
     Raises:
-        UserError: settings of a conversion.
+        UserError: The settings are those of a conversion.
     """
+    if settings is None:
+        yield name
+        return
     for key in sorted(OF_CONVERSION):
         if getattr(settings, key) is not None:
             raise UserError(
-                f"model.sk.{key} is for encoders that are converted; {name} has SK units of its own"
+                f"`sk.{key}` is for encoders that are converted; {name} has its own SK units"
             )
     network = NETWORKS[name]
-    own = network["block_args"]["sk_kwargs"]
     changed = settings.unit_arguments()
+    block_args = {"sk_kwargs": {**network["block_args"]["sk_kwargs"], **changed}}
     full_name = f"{name}({', '.join(f'{k}={v}' for k, v in changed.items())})"
-    block_args = {"sk_kwargs": {**own, **changed}}
     smp.encoders.encoders[full_name] = _smp_entry({**network, "block_args": block_args})
-    return full_name
+    try:
+        yield full_name
+    finally:
+        smp.encoders.encoders.pop(full_name, None)
 
 
 def has_sk_units(name: str) -> bool:

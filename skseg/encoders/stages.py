@@ -1,4 +1,4 @@
-"""Which stage of an encoder a parameter belongs to, whatever its parts are called."""
+"""Which stage of an encoder a parameter belongs to, whatever the encoder names its parts."""
 
 import copy
 
@@ -13,8 +13,17 @@ def encoder_stages(encoder: nn.Module, image: Tensor | None = None) -> dict[str,
     depends on are left out.
 
     Args:
-        encoder: maps an image to a list of features, the input's own first.
-        image: [B, C, H, W], one that the encoder takes; a small one of 3 channels when None.
+        encoder: Maps an image to a list of features, the input's own first.
+        image: [B, C, H, W] that the encoder accepts; a small image of 3 channels when None.
+
+    Returns:
+        The stage of each parameter, by the parameter's name.
+
+    Example:
+        >>> from segmentation_models_pytorch.encoders import get_encoder
+        >>> stages = encoder_stages(get_encoder("sknet_tiny", weights=None))
+        >>> stages["conv1.0.weight"], stages["layer4.1.bn3.bias"]
+        (1, 5)
     """
     if image is None:
         side = 2 * int(encoder.output_stride)  # type: ignore[arg-type]

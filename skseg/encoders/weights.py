@@ -1,4 +1,4 @@
-"""Weights from files and hubs, in whichever of the known layouts, all of them or none."""
+"""Weights from files and hubs, in any of the known layouts; all of an encoder's or none."""
 
 import pickle
 import re
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skseg.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
-"""Endings by which a file of weights is known from a name of weights."""
+"""Endings that tell the file of weights from the name of weights."""
 
 HUB_IDS = {
     "sknet50": "timm/skresnext50_32x4d.ra_in1k",
@@ -25,11 +25,11 @@ HUB_IDS = {
     "skresnet18": "timm/skresnet18.ra_in1k",
     "skresnet34": "timm/skresnet34.ra_in1k",
 }
-"""Weights trained on ImageNet-1k on the Hugging Face hub, by encoder."""
+"""Repositories of weights trained on ImageNet-1k on the Hugging Face hub, by encoder."""
 
 State = dict[str, Tensor]
 
-# What each layout calls the parameters that this package calls otherwise.
+# How to rename the parameters of each layout to this package's names.
 _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
     "skseg": (),
     "timm": (
@@ -46,13 +46,14 @@ _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
         (r"\.conv_fc2\.", ".conv2.attn.fc_select."),
     ),
 }
+# Prefixes of what an encoder lacks, and keys under which a file may hold its tensors.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-_SHOWN = 3
+_SHOWN = 3  # names of each problem in an error
 
 
 def smp_settings(name: str | None) -> dict[str, dict[str, Any]]:
-    """Return the pretrained weights of an encoder as smp's registry lists them."""
+    """Return the `pretrained_settings` of an encoder in smp's registry."""
     if name not in HUB_IDS:
         return {}
     return {
@@ -68,7 +69,12 @@ def smp_settings(name: str | None) -> dict[str, dict[str, Any]]:
 
 
 def is_path(weights: str) -> bool:
-    """Whether `encoder_weights` means a file and not the name of weights."""
+    """Whether `encoder_weights` is the path of a file and not the name of weights.
+
+    Example:
+        >>> is_path("runs/mine/last.ckpt"), is_path("imagenet")
+        (True, False)
+    """
     return weights.endswith(SUFFIXES) or "/" in weights or Path(weights).is_file()
 
 
@@ -76,15 +82,26 @@ def load_weights(encoder: nn.Module, path: str | Path) -> None:
     """Load all of an encoder's weights from a file.
 
     Args:
-        encoder: an encoder of this package, of smp or of timm.
-        path: a file of this package's layout (a training checkpoint too), or of timm's or
-            PytorchInsight's for their SK networks; `.safetensors`, or what `torch.save` wrote,
-            under `state_dict` or not. The classifier's weights are left out. Where the file has
-            a stem for 3 channels and the encoder another number, it is adapted as timm does.
+        encoder: An encoder of this package, of smp or of timm.
+        path: A `.safetensors` file or a file of `torch.save`, in the layout of this package (a
+            training checkpoint too), of timm, or of PytorchInsight for its SK networks. The
+            classifier's weights are left out. If the file's stem has 3 input channels and the
+            encoder's has not, it is adapted as in timm.
 
     Raises:
-        UserError: no such file, one that cannot be read without running code in it, or not
-            these weights: then nothing is loaded.
+        UserError: The file does not exist, cannot be read without running code in it, or does not
+            hold the weights of this encoder. Nothing is loaded then.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from segmentation_models_pytorch.encoders import get_encoder
+        >>> trained, fresh = (get_encoder("sknet_tiny", weights=None) for _ in range(2))
+        >>> path = Path(tempfile.mkdtemp()) / "encoder.pth"
+        >>> torch.save(trained.state_dict(), path)
+        >>> load_weights(fresh, path)
+        >>> torch.equal(fresh.conv1[0].weight, trained.conv1[0].weight)
+        True
     """
     state = fit_state_dict(encoder, read_state_dict(path), str(path))
     nn.Module.load_state_dict(encoder, state)
@@ -94,45 +111,45 @@ def read_state_dict(path: str | Path) -> State:
     """Read the tensors of a file by name; no code in the file runs.
 
     Raises:
-        UserError: no such file, or not such a file.
+        UserError: The file does not exist, or holds no tensors by name that can be read safely.
     """
     path = Path(path)
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "no such file"
-        raise UserError(f"encoder_weights: {path}: {what}")
+        raise UserError(f"`encoder_weights`: {path}: {what}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"encoder_weights: {path}: refused, because it is damaged or would run code; save "
-            "tensors alone"
+            f"`encoder_weights`: {path}: refused, because it is damaged or would run code; save "
+            "only tensors"
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"encoder_weights: {path}: cannot be read ({reason})") from error
+        raise UserError(f"`encoder_weights`: {path}: cannot be read ({reason})") from error
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"encoder_weights: {path}: holds no tensors by name")
+        raise UserError(f"`encoder_weights`: {path}: holds no tensors by name")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def fit_state_dict(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> State:
-    """Bring weights of any known layout into an encoder's.
+    """Convert weights of any known layout to an encoder's.
 
     Args:
-        encoder: the encoder.
-        state: the weights.
-        source: what to call them in an error.
+        encoder: The encoder.
+        state: Tensors by name.
+        source: Name of the weights in an error.
 
     Returns:
         Tensors for all keys of the encoder's `state_dict`.
 
     Raises:
-        UserError: keys are missing, unexpected or misshapen; names some of each.
+        UserError: Keys are missing or unexpected, or have other shapes; the error names some.
     """
     target: State = nn.Module.state_dict(encoder)
     fitted = rename(_strip(state), encoder)
@@ -142,21 +159,21 @@ def fit_state_dict(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
     _adapt_stem(fitted, target)
     if problems := _problems(fitted, target):
         raise UserError(
-            f"encoder_weights: {source}: not the weights of this encoder: "
+            f"`encoder_weights`: {source}: not the weights of this encoder: "
             + "; ".join(_listed(problems))
         )
     return fitted
 
 
 def rename(state: State, model: nn.Module) -> State:
-    """Give weights the names that a model has for them, as far as there are such."""
+    """Rename weights to a model's names, by the layout that fits best."""
     target: State = model.state_dict()
     candidates = [_renamed(state, target, layout) for layout in _LAYOUTS.values()]
     return min(candidates, key=lambda found: sum(map(len, _problems(found, target).values())))
 
 
 def _strip(state: Mapping[str, Tensor]) -> State:
-    """Take off what wraps the encoder: data-parallel, a segmentation model, a training task."""
+    """Drop the prefixes of data-parallel wrappers, segmentation models and training tasks."""
     stripped = {key.removeprefix("module."): value for key, value in state.items()}
     for prefix in ("model.encoder.", "encoder."):
         if inside := {k[len(prefix) :]: v for k, v in stripped.items() if k.startswith(prefix)}:
@@ -173,7 +190,7 @@ def _renamed(state: State, target: State, layout: tuple[tuple[str, str], ...]) -
             key = f"model.{key}"
         if key not in target and key.startswith(_CLASSIFIERS):
             continue
-        # Others' linear layers may be convolutions of 1x1.
+        # A linear layer of ours may be a 1x1 convolution there.
         if key in target and target[key].ndim == 2 and value.shape[2:] == (1, 1):
             value = value.flatten(1)
         renamed[key] = value
@@ -181,7 +198,7 @@ def _renamed(state: State, target: State, layout: tuple[tuple[str, str], ...]) -
 
 
 def _adapt_stem(state: State, target: State) -> None:
-    """Change the first convolution's input channels, in place, where they alone differ."""
+    """Adapt the first convolution, in place, if it differs in its input channels only."""
     stem = next((key for key, value in target.items() if value.ndim == 4), "")
     if stem in state and state[stem].shape[1] == 3 != target[stem].shape[1]:
         adapted = adapt_input_conv(target[stem].shape[1], state[stem])
@@ -209,15 +226,15 @@ def _listed(problems: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 class LoadsAnyLayout:
-    """A mixin of encoders: their `load_state_dict` takes weights of any layout known here.
+    """A mixin for encoders whose `load_state_dict` accepts weights of any known layout.
 
-    So smp's own way to pretrained weights serves networks that others have trained.
+    smp loads pretrained weights by this method, so it can load those that others trained.
     """
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load weights; a classifier's are left out."""
+        """Load weights except those of a classifier."""
         assert isinstance(self, nn.Module)
         fitted = fit_state_dict(self, state_dict, "the weights") if strict else state_dict
         return nn.Module.load_state_dict(self, fitted, strict=strict, assign=assign)

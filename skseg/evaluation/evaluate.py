@@ -1,20 +1,21 @@
 """Evaluation of a trained model on a whole split: every number, in one pass."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
-from skseg.data import DatasetSpec, Pair, get_dataset, read_pair
+from skseg.data import DatasetSpec, read_pair
 from skseg.errors import UserError
+from skseg.evaluation.reading import read_ahead
+from skseg.evaluation.timing import Stopwatch
 from skseg.inference import InferenceSettings, best_device, predict
 from skseg.metrics import (
     ComparisonRecord,
@@ -27,9 +28,13 @@ from skseg.metrics import (
     miou_interval,
 )
 from skseg.training.task import SegmentationTask
-from skseg.viz import Image, Sample, shrink
+from skseg.types import Mask
+from skseg.viz import Sample, shrink
 
 _EXTREMES = 3
+"""How many of the best and of the worst images to keep."""
+
+# Packages that decide the numbers.
 _PACKAGES = (
     "skseg",
     "torch",
@@ -38,8 +43,6 @@ _PACKAGES = (
     "timm",
     "opencv-python-headless",
 )
-
-T = TypeVar("T")
 
 
 class Ranked(NamedTuple):
@@ -51,15 +54,15 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of a model on a split.
+    """The results of a model on a split.
 
     Attributes:
-        record: of `evaluation.json`.
-        names: of the N images.
-        counts: [N, K, 3] hits, pixels of truth and of prediction, by image and class.
-        samples: a few predictions, evenly spread over the split.
-        best: the images with the highest mIoU, the highest first.
-        worst: those with the lowest, the lowest first.
+        record: The content of `evaluation.json`.
+        names: Names of the N images.
+        counts: [N, K, 3] hits, pixels of truth and pixels of prediction, by image and class.
+        samples: A few predictions, evenly spread over the split.
+        best: The images with the highest mIoU, the highest first.
+        worst: The images with the lowest mIoU, the lowest first.
     """
 
     record: EvaluationRecord
@@ -70,107 +73,119 @@ class Evaluation:
     worst: list[Ranked]
 
 
-class _Pictures(Dataset[tuple[Image, Image]]):
-    """Images and masks as they are in their files."""
-
-    def __init__(self, spec: DatasetSpec, pairs: Sequence[Pair]) -> None:
-        self.spec = spec
-        self.pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> tuple[Image, Image]:
-        return read_pair(self.spec, self.pairs[index])
-
-
-class Stopwatch:
-    """Adds up the time of each part of a loop, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, part: str, work: Callable[[], T]) -> T:
-        """Do some work and book its time."""
-        start = time.perf_counter()
-        result = work()
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
-        return result
-
-
 def evaluate(
     task: SegmentationTask,
-    data_name: str,
+    spec: DatasetSpec,
     root: str | Path,
     split: str,
     settings: InferenceSettings = InferenceSettings(),  # noqa: B008  frozen
     num_workers: int = 1,
     seed: int = 0,
     samples: int = 4,
-    on_prediction: Callable[[str, Image], None] | None = None,
+    on_prediction: Callable[[str, Mask], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Evaluation:
     """Score a model on the images of a split, one by one at their own size.
 
     Args:
-        task: a trained model, see `skseg.load_model`.
-        data_name: name of the data set, a key of `skseg.data.DATASETS`.
-        root: its directory.
-        split: one of its splits.
-        settings: how images go through the network.
-        num_workers: processes that read images while the network works.
-        seed: of the bootstrap that estimates the interval of mIoU.
-        samples: number of predictions to keep, evenly spread over the split.
-        on_prediction: called with each image's name and class indices [H, W].
+        task: A trained model, see `skseg.load_model`.
+        spec: The data set, see `skseg.data.get_dataset`.
+        root: Its directory.
+        split: One of its splits.
+        settings: How images go through the network.
+        num_workers: Number of processes that read images while the network works.
+        seed: Seed of the bootstrap that estimates the interval of mIoU.
+        samples: Number of predictions to keep, evenly spread over the split.
+        on_prediction: Called with each image's name and class indices [H, W].
+        checkpoint: File that the model was loaded from, for the record; left out when None.
 
     Raises:
-        UserError: no such data, or its classes are not the model's.
+        UserError: There is no such data, or its classes are not the model's.
+
+    Example:
+        >>> import tempfile
+        >>> from skseg.data import get_dataset
+        >>> from skseg.streets import draw_dataset
+        >>> root = Path(tempfile.mkdtemp())
+        >>> draw_dataset(root, train=1, val=2, height=64, width=128, seed=0, workers=0)
+        >>> streets = get_dataset("streets")
+        >>> task = SegmentationTask(
+        ...     streets.classes.names, streets.classes.colors, (0.5,) * 3, (0.25,) * 3,
+        ...     encoder_name="sknet_tiny",
+        ... )
+        >>> evaluation = evaluate(task, streets, root, "val", num_workers=0)
+        >>> evaluation.record["images"], evaluation.counts.shape
+        (2, (2, 19, 3))
     """
-    spec = get_dataset(data_name, root)
     check_classes(task, spec)
     pairs = spec.pairs(Path(root), split)
-    kept = set(np.linspace(0, len(pairs) - 1, samples).astype(int).tolist())
     device = best_device()
     task = task.to(device).eval()
-    loader = iter(DataLoader(_Pictures(spec, pairs), batch_size=None, num_workers=num_workers))
-    watch = Stopwatch()
-    total: Counts | None = None
-    by_image, shown, best, worst = [], [], list[Ranked](), list[Ranked]()
-    for i, pair in enumerate(track(pairs, f"{data_name} {split}", transient=True)):
-        image, truth = map(np.asarray, watch("loading", lambda: next(loader)))
-        predicted = watch("network", lambda: predict(task, image, settings))  # noqa: B023  at once
-        counts = watch(
-            "metrics",
-            lambda: count_image(truth, *predicted, len(spec.classes)),  # noqa: B023
-        )
-        total = counts if total is None else total + counts
-        by_image.append(counts.by_class())
+    watch, ranking = Stopwatch(), _Ranking(_EXTREMES)
+    by_image: list[Counts] = []
+    kept: list[Sample] = []
+    places = set(np.linspace(0, len(pairs) - 1, samples).astype(int).tolist())
+    files = read_ahead(partial(read_pair, spec), pairs, num_workers)
+    for i, pair in enumerate(track(pairs, f"{spec.name} {split}", transient=True)):
+        with watch.time("loading"):
+            image, truth = next(files)
+        with watch.time("network"):
+            predicted = predict(task, image, settings)
+        with watch.time("metrics"):
+            counts = count_image(truth, *predicted, len(spec.classes))
         if on_prediction is not None:
             on_prediction(pair.name, predicted.indices)
         sample = shrink(Sample(pair.name, image, truth, predicted.indices))
-        if i in kept:
-            shown.append(sample)
-        own = float(miou(by_image[-1]))
-        if not np.isnan(own):
-            best = sorted([*best, Ranked(own, sample)], key=lambda r: -r.miou)[:_EXTREMES]
-            worst = sorted([*worst, Ranked(own, sample)], key=lambda r: r.miou)[:_EXTREMES]
-    assert total is not None, "a split is never empty"
+        if i in places:
+            kept.append(sample)
+        ranking.add(Ranked(float(miou(counts.by_class())), sample))
+        by_image.append(counts)
+    counts_by_class = np.stack([counts.by_class() for counts in by_image])
     record = {
-        "data": data_name,
+        "data": spec.name,
         "split": split,
         "images": len(pairs),
-        **full_record(total, task.class_names, spec.classes.categories),
-        "miou_interval": miou_interval(np.stack(by_image), seed),
+        **full_record(_total(by_image), task.class_names, spec.classes.categories),
+        "miou_interval": miou_interval(counts_by_class, seed),
         "inference": asdict(settings),
         "seconds": watch.seconds,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": {name: version(name) for name in _PACKAGES},
+        **({} if checkpoint is None else {"checkpoint": str(checkpoint)}),
     }
-    names = [pair.name for pair in pairs]
-    return Evaluation(cast(EvaluationRecord, record), names, np.stack(by_image), shown, best, worst)
+    return Evaluation(
+        cast(EvaluationRecord, record),
+        [pair.name for pair in pairs],
+        counts_by_class,
+        kept,
+        ranking.best,
+        ranking.worst,
+    )
+
+
+class _Ranking:
+    """Keeps the best and the worst images; an image without any class has no rank."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.best: list[Ranked] = []
+        self.worst: list[Ranked] = []
+
+    def add(self, ranked: Ranked) -> None:
+        """Keep an image if it belongs to either; of equal ones the first."""
+        if np.isnan(ranked.miou):
+            return
+        self.best = sorted([*self.best, ranked], key=lambda r: -r.miou)[: self.size]
+        self.worst = sorted([*self.worst, ranked], key=lambda r: r.miou)[: self.size]
+
+
+def _total(by_image: Sequence[Counts]) -> Counts:
+    first, *rest = by_image  # a split is never empty
+    return sum(rest, start=first)
 
 
 def check_classes(task: SegmentationTask, spec: DatasetSpec) -> None:
-    """Raise UserError where a model's classes are not the data set's."""
+    """Raise UserError if a model's classes are not those of the data set."""
     if list(spec.classes.names) != task.class_names:
         raise UserError(
             f"the checkpoint's classes are {', '.join(task.class_names)}; "
@@ -182,22 +197,26 @@ def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> ComparisonR
     """Compare two models on the same images: the record of `comparison.json`.
 
     Args:
-        first: one model's evaluation.
-        second: the other's, of the same split.
-        seed: of the resamples.
+        first: The evaluation of one model.
+        second: The evaluation of another model on the same split.
+        seed: Seed of the resamples.
 
     Returns:
-        `miou` of both, their `difference` (second minus first) with its 95 % `interval` and
-        two-sided `p_value` of a paired bootstrap over images, and `iou` of both by class; fractions
-        from 0 to 1, None where undefined.
+        `names` of both checkpoints if the evaluations have them, `miou` of both, their
+        `difference` (second minus first) with its 95 % `interval` and two-sided `p_value` of a
+        paired bootstrap over images, and `iou` of both by class; fractions from 0 to 1, None where
+        undefined.
     """
     assert first.names == second.names, "the same images"
     found = compare_miou(first.counts, second.counts, seed)
     a, b = first.record, second.record
-    return {
+    record: ComparisonRecord = {
         "miou": (a["miou"], b["miou"]),
         "difference": found and found.value,
         "interval": found and found.interval,
         "p_value": found and found.p_value,
         "iou": {name: (a["iou"][name], b["iou"][name]) for name in a["iou"]},
     }
+    if "checkpoint" in a and "checkpoint" in b:
+        return {"names": (a["checkpoint"], b["checkpoint"]), **record}
+    return record

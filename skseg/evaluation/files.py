@@ -1,11 +1,13 @@
-"""The files that an evaluation leaves behind."""
+"""The files of an evaluation's results."""
 
 import csv
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from skseg.evaluation.evaluate import Evaluation
 from skseg.evaluation.page import render_page
+from skseg.files import whole_file
 from skseg.metrics import ComparisonRecord, EvaluationRecord, miou
 from skseg.metrics.tables import COLUMNS, percent
 from skseg.training.task import SegmentationTask
@@ -20,39 +22,39 @@ def write_evaluation(
 ) -> None:
     """Write all results of an evaluation to a folder.
 
-    `evaluation.json` (fractions, undefined is null), `evaluation.csv` and `evaluation.md` (scores
-    by class), `images.csv` (mIoU by image), `report.html`, which needs no other file,
-    `predictions.png`, and `comparison.json` where there is one.
+    These are `evaluation.json` (fractions, undefined is null), `evaluation.csv` and `evaluation.md`
+    (scores by class), `images.csv` (mIoU by image), `report.html`, which needs no other file,
+    `predictions.png`, and `comparison.json` if there is a comparison.
 
     Args:
-        output: folder, made if missing.
-        evaluation: what to write.
-        task: the model, for its classes and colours.
-        comparison: a result of `skseg.evaluation.evaluate.compare`, whose second model this is.
+        output: The folder, created if missing.
+        evaluation: The results.
+        task: The model, for its classes and colors.
+        comparison: A result of `skseg.evaluation.evaluate.compare` whose second model this is.
+
+    Raises:
+        OSError: A file cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
     record = evaluation.record
     _write_json(output / "evaluation.json", record)
-    with (output / "evaluation.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *COLUMNS])
-        writer.writerows([name, *(record[key][name] for key in COLUMNS)] for name in record["iou"])
-    with (output / "images.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "miou"])
-        writer.writerows(zip(evaluation.names, miou(evaluation.counts).tolist(), strict=True))
-    (output / "evaluation.md").write_text(markdown(record))
+    by_class = [[name, *(record[key][name] for key in COLUMNS)] for name in record["iou"]]
+    _write_csv(output / "evaluation.csv", ["class", *COLUMNS], by_class)
+    by_image = zip(evaluation.names, miou(evaluation.counts).tolist(), strict=True)
+    _write_csv(output / "images.csv", ["image", "miou"], by_image)
+    with whole_file(output / "evaluation.md") as part:
+        part.write_text(markdown(record), encoding="utf-8")
     if comparison is not None:
         _write_json(output / "comparison.json", comparison)
-    (output / "report.html").write_text(
-        render_page(evaluation, task.class_names, task.colors, comparison), encoding="utf-8"
-    )
-    picture = plot_samples(evaluation.samples, task.class_names, task.colors)
-    picture.savefig(output / "predictions.png")
+    with whole_file(output / "report.html") as part:
+        page = render_page(evaluation, task.class_names, task.colors, comparison)
+        part.write_text(page, encoding="utf-8")
+    with whole_file(output / "predictions.png") as part:
+        picture = plot_samples(evaluation.samples, task.class_names, task.colors)
+        picture.savefig(part, format="png")
 
 
 def markdown(record: EvaluationRecord) -> str:
-    """Tabulate a full evaluation record in Markdown, in percent; a dash where undefined."""
+    """Tabulate the record of an evaluation in Markdown, in percent; a dash where undefined."""
     lines = [
         "| class | " + " | ".join(COLUMNS.values()) + " |",
         "|---|" + "---:|" * len(COLUMNS),
@@ -76,4 +78,12 @@ def markdown(record: EvaluationRecord) -> str:
 
 
 def _write_json(path: Path, record: EvaluationRecord | ComparisonRecord) -> None:
-    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    with whole_file(path) as part:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import jinja2
@@ -21,13 +21,13 @@ def render_page(
     colors: Colors,
     comparison: ComparisonRecord | None = None,
 ) -> str:
-    """Render an evaluation as HTML with its style and pictures inside.
+    """Render an evaluation as HTML that contains its style and pictures.
 
     Args:
-        evaluation: what to show.
+        evaluation: The results.
         class_names: K names.
-        colors: an RGB colour for each class.
-        comparison: a result of `skseg.evaluation.evaluate.compare`, whose second model this is.
+        colors: An RGB color for each class.
+        comparison: A result of `skseg.evaluation.evaluate.compare` whose second model this is.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("skseg.evaluation"),
@@ -67,7 +67,15 @@ def _shares_of_truth(confusion: list[list[int]]) -> list[list[float]]:
     return [[count / max(sum(row), 1) for count in row] for row in confusion]
 
 
-def _show(ranked: Ranked, colors: Colors) -> dict[str, Any]:
+class _Shot(TypedDict):
+    """An image as the page shows it, with its pictures by title as data URIs."""
+
+    name: str
+    miou: float
+    pictures: dict[str, str]
+
+
+def _show(ranked: Ranked, colors: Colors) -> _Shot:
     sample = shrink(ranked.sample, _LONGEST)
     return {
         "name": sample.name,

@@ -1,19 +1,18 @@
 """Label maps for the Cityscapes benchmark server and for its evaluation scripts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
 from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE, DatasetSpec, read_image
 from skseg.errors import UserError
+from skseg.evaluation.reading import read_ahead
 from skseg.inference import InferenceSettings, best_device, predict
 from skseg.inference.pictures import write_png
 from skseg.training.task import SegmentationTask
-from skseg.viz import Image
+from skseg.types import Mask
 
 _SUFFIX = "_pred_labelIds.png"
 
@@ -21,34 +20,34 @@ _SUFFIX = "_pred_labelIds.png"
 class Submission:
     """A folder of label-id PNGs, `CITY_SEQUENCE_FRAME_pred_labelIds.png`, one for each image.
 
-    The benchmark takes any name that starts with the image's city, sequence and frame and ends in
+    The benchmark accepts any name that starts with the image's city, sequence and frame and ends in
     `.png` (`getPrediction` of cityscapesScripts).
 
+    Args:
+        spec: cityscapes, or a data set with its classes and names.
+        root: The data set's directory.
+        split: val or test; only its images are needed.
+        folder: The folder to write to; new or empty.
+
     Attributes:
-        images: the split's images by name, `CITY/CITY_SEQUENCE_FRAME`.
-        has_truth: whether the split has masks here, so that it can be scored as well.
+        images: The split's images by name, `CITY/CITY_SEQUENCE_FRAME`.
+        has_truth: Whether the split has masks, so that it can be scored as well.
+
+    Raises:
+        UserError: The classes are not those of Cityscapes, the split is not one that is submitted,
+            the folder is in use, or (for `cityscapes` itself) the number or a size of images is
+            not the benchmark's.
     """
 
     def __init__(self, spec: DatasetSpec, root: Path, split: str, folder: Path) -> None:
-        """Checks that the result will be a valid submission; nothing is written yet.
-
-        Args:
-            spec: cityscapes, or a data set with its classes and names.
-            root: Its directory.
-            split: val or test; its images are enough.
-            folder: To write to; new or empty.
-
-        Raises:
-            UserError: Other classes, a split that is not submitted, a folder in use, or images
-                whose number or size is not the official one (of `cityscapes`; other data sets
-                with its classes have no official number).
-        """
         if list(spec.classes.names) != list(LABEL_IDS):
-            raise UserError(f"--submission needs the Cityscapes classes; {spec.name} has others")
+            raise UserError(
+                f"a submission must have the Cityscapes classes; {spec.name} has others"
+            )
         if split not in OFFICIAL_COUNTS:
-            raise UserError(f"--submission is for {' or '.join(OFFICIAL_COUNTS)}, not {split}")
+            raise UserError(f"`split` must be {' or '.join(OFFICIAL_COUNTS)}, got {split}")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"--submission {folder}: exists and is not an empty folder")
+            raise UserError(f"folder {folder}: exists and is not an empty folder")
         images, masks = spec.find(root, split)
         if not images:
             raise UserError(f"no {spec.name} images for split {split!r} in {root}\n{spec.help}")
@@ -58,11 +57,11 @@ class Submission:
         if spec.name == "cityscapes":
             _check_official(self.images, split)
 
-    def write(self, name: str, indices: Image) -> None:
+    def write(self, name: str, indices: Mask) -> None:
         """Write one image's class indices [H, W] as label ids.
 
         Raises:
-            UserError: They have another size than the image.
+            UserError: The indices do not have the image's size.
         """
         with PillowImage.open(self.images[name]) as image:
             if image.size != indices.shape[::-1]:
@@ -76,28 +75,15 @@ class Submission:
     def write_all(self, task: SegmentationTask, settings: InferenceSettings, workers: int) -> None:
         """Segment and write every image, for a split without masks."""
         task = task.to(best_device()).eval()
-        loader = DataLoader(_Files([*self.images.values()]), batch_size=None, num_workers=workers)
-        pictures = track(loader, "predicting", total=len(self.images), transient=True)
-        for name, picture in zip(self.images, pictures, strict=True):
-            self.write(name, predict(task, np.asarray(picture), settings).indices)
-
-
-class _Files(Dataset[Image]):
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Image:
-        return read_image(self.paths[index])
+        pictures = read_ahead(read_image, [*self.images.values()], workers)
+        for name in track(self.images, "predicting", transient=True):
+            self.write(name, predict(task, next(pictures), settings).indices)
 
 
 def _check_official(images: dict[str, Path], split: str) -> None:
     if len(images) != OFFICIAL_COUNTS[split]:
         raise UserError(
-            f"--submission: split {split} has {len(images)} images here, "
-            f"the benchmark's has {OFFICIAL_COUNTS[split]}"
+            f"split {split} has {len(images)} images, the benchmark's has {OFFICIAL_COUNTS[split]}"
         )
     height, width = OFFICIAL_SIZE
     for path in images.values():

@@ -8,40 +8,36 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from skseg.errors import UserError
+from skseg.files import whole_file
 
 CHECKPOINT_FORMAT = 2
-"""Raised when the `skseg` entry of a checkpoint changes; older ones are still read.
+"""Version of the `skseg` entry of checkpoints; older versions still load.
 
-2 added `sk`, the settings of the encoder's SK units.
+Version 2 added `sk`, the settings of the encoder's SK units.
 """
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, but a process killed while writing one leaves the old one.
+    """Write Lightning's checkpoints such that a killed process leaves the previous file intact.
 
-    Lightning writes to the system's temporary folder and moves the file from there, which copies
-    it where that is another file system.
+    Lightning itself writes to the system's temporary folder and moves the file from there. If that
+    is another file system, moving means copying, which a kill can interrupt.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write to a file beside `path` and put it in its place.
+        """Write a checkpoint beside `path`, force it to the disk, and move it to `path`.
 
         Raises:
-            UserError: the file cannot be written; what was at `path` is still there.
+            UserError: The file cannot be written; the previous file at `path` is unchanged.
         """
-        path = Path(path)
-        part = path.with_name(f".{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with whole_file(path) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
-        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-            part.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
             reason = str(error).splitlines()[0]
             raise UserError(f"checkpoint {path}: cannot be written ({reason})") from error
 
@@ -50,18 +46,19 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of `scripts/fit.py` on the CPU; no code in the file runs.
 
     Args:
-        path: the checkpoint's file.
-        mmap: whether tensors stay in the file until they are used.
+        path: The checkpoint's file.
+        mmap: Whether tensors stay in the file until they are used.
 
     Raises:
-        UserError: no such file, not a checkpoint of this project, or of another version.
+        UserError: The file does not exist, is not a checkpoint of this project, or has a later
+            format than this version reads.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever the bytes may be, torch raises all kinds of errors
+    except Exception as error:  # torch raises many kinds of errors on arbitrary bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path}: cannot be read safely ({reason})") from error
     record = checkpoint.get("skseg") if isinstance(checkpoint, dict) else None

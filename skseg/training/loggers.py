@@ -8,23 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import wandb
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-_RUN_FOLDER = re.compile(r"(?:offline-)?run-(\d+_\d+)-(.+)")  # W&B's: time, id of the run
+from skseg.files import whole_file
+
+_RUN_FOLDER = re.compile(r"(?:offline-)?run-(\d+_\d+)-(.+)")  # W&B's: time and id of the run
 
 
 @dataclass
 class Tracking:
-    """Weights & Biases.
+    """Settings of Weights & Biases.
 
     Args:
-        enabled: whether to record the run there. Without an API key, or with WANDB_MODE=offline,
-            it is recorded in the run folder to be synced later.
-        project: project of the run.
-        name: name of the run; the run folder's when unset.
-        tags: tags of the run.
+        enabled: Record the run there. Without an API key, or with WANDB_MODE=offline, the record
+            stays in the run folder and can be uploaded later.
+        project: Project of the run.
+        name: Name of the run; the run folder's when unset.
+        tags: Tags of the run.
     """
 
     enabled: bool = True
@@ -34,37 +37,35 @@ class Tracking:
 
 
 class MetricsLogger(Logger):
-    """Writes each row to `metrics.csv` at once, so that a killed run has lost none.
+    """Write each row to `metrics.csv` at once, so that a killed run loses none.
 
-    Lightning's CSVLogger keeps rows back and deletes the file of a run that goes on.
+    Lightning's CSVLogger buffers rows, and deletes the file when a run is resumed.
+
+    Args:
+        path: The CSV file, created with the first row.
+        steps_done: Optimizer steps of the checkpoint that the run resumes from, 0 for a new run.
+            Rows of later steps are dropped from the file, because the run logs them again.
     """
 
     def __init__(self, path: Path, steps_done: int) -> None:
-        """Start, or go on with, a file.
-
-        Args:
-            path: of the CSV file, made with the first row.
-            steps_done: optimizer steps of the checkpoint that the run goes on from, 0 for a new
-                run. What the file has of later steps will come again and is dropped.
-        """
         super().__init__()
         self.path = path
         self.steps_done = steps_done
-        self._keys: list[str] | None = None  # of the header; None before the first row
+        self._keys: list[str] | None = None  # the header; None before the first row
 
     @property
     def name(self) -> str:
-        """Lightning's name of the logger."""
+        """Lightning's name for the logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """None: a run folder has one file."""
+        """Always empty: a run folder has one file, without versions."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: `config.yaml` has them."""
+        """Do nothing: `config.yaml` has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -82,7 +83,7 @@ class MetricsLogger(Logger):
             return []
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
-            # A killed process may have left half a line at the end.
+            # A killed process may leave half a line at the end.
             rows = [row for row in reader if None not in row.values()]
         if self._keys is None:
             rows = [row for row in rows if int(row["step"]) < self.steps_done]
@@ -90,24 +91,26 @@ class MetricsLogger(Logger):
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         assert self._keys is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._keys)
             writer.writeheader()
             writer.writerows(rows)
-        part.replace(self.path)
+
+
+def wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
+    """Return the W&B loggers of a trainer."""
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 def wandb_logger(tracking: Tracking, run_dir: Path) -> WandbLogger:
-    """Build the W&B logger of a run folder; one that has a W&B run goes on with it."""
+    """Build the W&B logger of a run folder; it continues the W&B run that the folder has."""
     offline = _wandb_is_offline()
     if offline:
         rank_zero_info(
             f"W&B is offline (no API key): upload later with "
             f"`wandb sync {run_dir}/wandb/offline-run-*`"
         )
-    # What waits to be uploaded lies in the user's home otherwise; a run folder holds all of a run.
+    # W&B would keep files to upload in the user's home; a run folder must hold all of a run.
     os.environ.setdefault("WANDB_DATA_DIR", str((run_dir / "wandb").resolve()))
     folders = [_RUN_FOLDER.fullmatch(path.name) for path in (run_dir / "wandb").glob("*run-*")]
     earlier = sorted(found.groups() for found in folders if found)
@@ -120,14 +123,14 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> WandbLogger:
         mode="offline" if offline else None,
         settings=wandb.Settings(silent=offline),
     )
-    logger._wandb_init.pop("anonymous", None)  # W&B warns of what Lightning sets here
+    logger._wandb_init.pop("anonymous", None)  # Lightning sets it, and W&B warns about it
     if offline or wandb.setup().settings.mode == "offline":
-        logger._wandb_init.pop("resume", None)  # it warns that the upload will do that
+        logger._wandb_init.pop("resume", None)  # W&B warns that only the upload resumes
     return logger
 
 
 def _wandb_is_offline() -> bool:
-    """Whether W&B has to go offline by itself: nobody chose a mode and there is no API key."""
+    """Whether W&B must be offline: the user chose that, or chose nothing and has no API key."""
     settings = wandb.setup().settings
     if settings.mode in ("offline", "disabled"):
         return bool(settings.mode == "offline")

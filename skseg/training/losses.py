@@ -1,4 +1,4 @@
-"""Losses on logits and class indices, void left out, and weighted sums of them."""
+"""Losses of logits and class indices, without void pixels, and weighted sums of them."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from skseg.errors import UserError
 from skseg.types import VOID
 
+# The options of each loss.
 _OPTIONS: dict[str, set[str]] = {
     "cross_entropy": {"class_weights", "label_smoothing"},
     "ohem": {"class_weights", "threshold", "min_kept"},
@@ -27,17 +28,20 @@ class Loss:
 
     Args:
         name: "cross_entropy"; "ohem", cross-entropy over the hardest pixels; "dice" and "lovasz"
-            (Lovász-Softmax), both over the batch; "focal", of one class against the rest, averaged
+            (Lovász-Softmax), both over the batch; "focal", one class against the rest, averaged
             over the classes.
-        weight: factor of the term in the sum.
-        class_weights: of cross_entropy and ohem, one for each class, or "data" to compute them
+        weight: Factor of the term in the sum.
+        class_weights: For cross_entropy and ohem: one weight per class, or "data" to compute them
             from the training set.
-        label_smoothing: of cross_entropy, from 0 to below 1; 0 when unset.
-        threshold: of ohem, the probability of the true class from which a pixel is easy; 0.7
+        label_smoothing: For cross_entropy: from 0 to below 1; 0 when unset.
+        threshold: For ohem: a pixel is easy if its true class has at least this probability; 0.7
             when unset.
-        min_kept: of ohem, how many of the hardest pixels of an image count at least, on the
-            average of the batch; 100,000 when unset.
-        gamma: of focal, the exponent; 2 when unset.
+        min_kept: For ohem: the minimum number of hard pixels per image, averaged over the batch;
+            100,000 when unset.
+        gamma: For focal: the exponent; 2 when unset.
+
+    Example:
+        >>> Loss("ohem", class_weights=[1.0, 2.0], threshold=0.8).check()
     """
 
     name: Literal["cross_entropy", "ohem", "dice", "lovasz", "focal"] = "cross_entropy"
@@ -49,14 +53,15 @@ class Loss:
     gamma: float | None = None
 
     def check(self) -> None:
-        """Raise UserError where the values do not fit the loss.
+        """Raise UserError if a value is out of its range or an option of another loss.
 
-        Not when it is made: the parser, trying what a list of these may be, would bury the error.
+        The constructor does not: the command line's parser tries several types for a list of
+        losses, and would bury the error.
         """
-        for key in sorted(set().union(*_OPTIONS.values())):  # the same error every time
+        for key in sorted(set().union(*_OPTIONS.values())):  # sorted: the same error every time
             if getattr(self, key) is not None and key not in _OPTIONS[self.name]:
                 names = " and ".join(name for name, keys in _OPTIONS.items() if key in keys)
-                raise UserError(f"model.loss: {key} belongs to {names}; {self.name} has none")
+                raise UserError(f"`{key}` is an option of {names}, not of {self.name}")
         weights = self.class_weights if isinstance(self.class_weights, list) else []
         rules = {
             "weight": (self.weight > 0, "above 0"),
@@ -68,55 +73,64 @@ class Loss:
         }
         for key, (is_valid, expected) in rules.items():
             if not is_valid:
-                raise UserError(f"model.loss: {key} is {getattr(self, key)}; it must be {expected}")
+                raise UserError(
+                    f"`{key}` of the loss {self.name} must be {expected}, got {getattr(self, key)}"
+                )
 
 
 class Criterion(nn.Module):
     """A weighted sum of losses.
 
-    Called on logits [B, K, H, W] float and a mask [B, H, W] of int64 class indices, void ignored,
-    it returns the sum and the value of each term by name, scalars all; finite zeros when all
-    pixels are void.
+    Called on logits, float [B, K, H, W], and a mask of class indices, int64 [B, H, W]. It returns
+    the sum, and each term by name without its weight, all of them scalars. Void pixels do not
+    count; if all pixels are void, all values are 0.
+
+    Args:
+        losses: The terms.
+        num_classes: K.
+
+    Raises:
+        UserError: There is no term, two have the same name, or a value does not fit.
+
+    Example:
+        >>> criterion = Criterion([Loss(), Loss("dice", weight=0.5)], num_classes=2)
+        >>> logits = torch.tensor([[2.0, 0.0]]).view(1, 2, 1, 1)
+        >>> total, terms = criterion(logits, torch.tensor([[[0]]]))
+        >>> f"{total:.3f}", {name: f"{value:.3f}" for name, value in terms.items()}
+        ('0.143', {'cross_entropy': '0.127', 'dice': '0.032'})
     """
 
     def __init__(self, losses: list[Loss], num_classes: int) -> None:
-        """Take the terms.
-
-        Raises:
-            UserError: there is none, one occurs twice, or has not one weight for each class.
-        """
         super().__init__()
         names = [loss.name for loss in losses]
         if not losses or len(set(names)) < len(names):
-            raise UserError(f"model.loss is {names}; it must be one or more different losses")
+            raise UserError(f"`losses` must be one or more different losses, got {names}")
         self.losses = losses
         for loss in losses:
             loss.check()
             given = loss.class_weights
             if isinstance(given, list) and len(given) != num_classes:
                 raise UserError(
-                    f"model.loss: {loss.name} has {len(given)} class_weights; "
-                    f"it must have one for each of {num_classes} classes"
+                    f"`class_weights` of the loss {loss.name} must have one weight for each of "
+                    f"{num_classes} classes, got {len(given)}"
                 )
-            # Not in checkpoints: they are the config's, or follow from the data.
+            # Not in checkpoints: they come from the config or from the data.
             weights = torch.tensor(given) if isinstance(given, list) else None
             self.register_buffer(f"{loss.name}_weights", weights, persistent=False)
-        self.dice = smp.losses.DiceLoss("multiclass", ignore_index=VOID)
-        self.lovasz = smp.losses.LovaszLoss("multiclass", ignore_index=VOID)
 
     @property
-    def wants_class_weights(self) -> bool:
+    def needs_class_weights(self) -> bool:
         """Whether `set_class_weights` must be called before the first use."""
         return any(loss.class_weights == "data" for loss in self.losses)
 
     def set_class_weights(self, weights: Tensor) -> None:
-        """Give the weights [K] of those terms that want them from the data."""
+        """Set the weights [K] of the terms whose `class_weights` are "data"."""
         for loss in self.losses:
             if loss.class_weights == "data":
                 self.register_buffer(f"{loss.name}_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the sum and its terms, unweighted."""
+        """Compute the weighted sum and its unweighted terms."""
         logits = logits.float()  # sums over an image overflow in half precision
         if (mask == VOID).all():
             zero = logits.sum() * 0  # has a gradient, and is NaN where a logit is
@@ -141,8 +155,10 @@ class Criterion(nn.Module):
             gamma = 2.0 if loss.gamma is None else loss.gamma
             focal = smp.losses.FocalLoss("multiclass", gamma=gamma, ignore_index=VOID)
             value = focal(logits, mask)
+        elif loss.name == "dice":
+            value = smp.losses.DiceLoss("multiclass", ignore_index=VOID)(logits, mask)
         else:
-            value = getattr(self, loss.name)(logits, mask)
+            value = smp.losses.LovaszLoss("multiclass", ignore_index=VOID)(logits, mask)
         return value
 
 
@@ -153,24 +169,31 @@ def ohem_cross_entropy(
     threshold: float = 0.7,
     min_kept: int = 100_000,
 ) -> Tensor:
-    """Mean cross-entropy over the hard pixels (online hard example mining).
+    """Compute the mean cross-entropy over the hard pixels (online hard example mining).
 
-    A pixel is hard where the true class has a probability below `threshold`, or if it is among
-    the `min_kept` times B hardest of the batch, as in mmsegmentation's OHEMPixelSampler.
+    A pixel is hard if its true class has a probability below `threshold`, or if it is among the
+    `min_kept` times B hardest pixels of the batch, as in mmsegmentation's OHEMPixelSampler.
 
     Args:
-        logits: [B, K, H, W] float.
-        mask: [B, H, W] int64 class indices, void is ignored; not all of it may be void.
-        weights: [K] factors of the pixels by true class; they do not decide which are hard.
-        threshold: probability, above 0, at most 1.
-        min_kept: pixels an image, at least 1.
+        logits: Float [B, K, H, W].
+        mask: Class indices, int64 [B, H, W]; void pixels do not count, and not all may be void.
+        weights: [K] factors of the pixels by true class, which do not decide what is hard.
+        threshold: A probability above 0, at most 1.
+        min_kept: Pixels per image, at least 1.
 
     Returns:
         A scalar.
+
+    Example:
+        >>> logits = torch.tensor([[4.0, 0.0, 4.0], [0.0, 0.0, 0.0]]).view(1, 2, 1, 3)
+        >>> mask = torch.tensor([[[0, 0, VOID]]])  # easy, hard, void
+        >>> loss = ohem_cross_entropy(logits, mask, min_kept=1)
+        >>> bool(torch.isclose(loss, torch.tensor(2.0).log()))
+        True
     """
     hardness = F.cross_entropy(logits, mask, ignore_index=VOID, reduction="none")  # [B, H, W]
-    labelled = mask != VOID
-    losses, classes = hardness[labelled], mask[labelled]
+    labeled = mask != VOID
+    losses, classes = hardness[labeled], mask[labeled]
     kept = min(min_kept * len(mask), len(losses))
     kth_hardest = losses.detach().kthvalue(len(losses) - kept + 1).values
     hard = (losses > -math.log(threshold)) | (losses >= kth_hardest)

@@ -16,13 +16,21 @@ from skseg.errors import UserError
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate over a run, as a fraction of its peak, stepped by iteration.
+    """Learning rate over a run, as a fraction of its peak, stepped once per iteration.
 
     Args:
-        name: "poly" falls as (1 - t) ** power, "cosine" as (1 + cos(pi t)) / 2, where t in 0..1 is
-            the share of the iterations after warm-up.
-        warmup_steps: iterations over which the rate first rises linearly to its peak.
-        power: exponent of poly; 0.9 when unset.
+        name: "poly" falls as (1 - t) ** power, "cosine" as (1 + cos(pi t)) / 2, where t rises from
+            0 to 1 over the iterations after warm-up.
+        warmup_steps: Iterations over which the rate first rises linearly to its peak.
+        power: Exponent of poly; 0.9 when unset.
+
+    Raises:
+        UserError: A value does not fit.
+
+    Example:
+        >>> schedule = Schedule("cosine", warmup_steps=1)
+        >>> [round(schedule.factor(step, total_steps=5), 2) for step in range(5)]
+        [0.5, 1.0, 0.85, 0.5, 0.15]
     """
 
     name: Literal["poly", "cosine"] = "poly"
@@ -31,12 +39,12 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.name == "cosine" and self.power is not None:
-            raise UserError("schedule.power belongs to poly; cosine has none")
+            raise UserError("`power` belongs to the schedule poly; cosine has none")
         if self.warmup_steps < 0:
-            raise UserError(f"schedule.warmup_steps is at least 0, got {self.warmup_steps}")
+            raise UserError(f"`warmup_steps` must be at least 0, got {self.warmup_steps}")
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Return the rate's fraction of its peak, 0 to 1, at an iteration counted from 0."""
+        """Return the rate over its peak, 0 to 1, at an iteration counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         t = min(1.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps))
@@ -53,21 +61,31 @@ def parameter_groups(
     layer_decay: float = 1.0,
     auxiliary: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
-    """Split a model's trainable parameters by rate and by decay.
+    """Group a model's trainable parameters by learning rate and weight decay.
 
-    Norms and biases, the parameters of one dimension, are not decayed.
+    Parameters of one dimension, those of norms and biases, are not decayed.
 
     Args:
-        model: has an `encoder`; the rest is the decoder.
-        lr: peak rate of the encoder.
-        weight_decay: of the decayed groups.
-        decoder_lr_factor: rate of the decoder over that of the encoder.
-        layer_decay: rate of each encoder stage over that of the next deeper one; the deepest
-            has `lr`.
-        auxiliary: a further head, with the decoder's rate.
+        model: A model with an `encoder`; the rest is the decoder.
+        lr: Peak rate of the encoder.
+        weight_decay: Weight decay of the other parameters.
+        decoder_lr_factor: Rate of the decoder over that of the encoder.
+        layer_decay: Rate of each encoder stage over that of the next deeper stage; the deepest
+            stage has the rate `lr`.
+        auxiliary: An additional head, with the decoder's rate.
 
     Returns:
-        Groups for a torch optimizer, with their name, lr and weight_decay; empty ones left out.
+        Groups for a torch optimizer with their name, lr and weight_decay, without empty groups.
+
+    Example:
+        >>> from skseg import build_model
+        >>> model = build_model("fpn", "sknet_tiny")
+        >>> for group in parameter_groups(model, lr=0.01, weight_decay=0.1, decoder_lr_factor=10):
+        ...     print(group["name"], group["lr"], group["weight_decay"])
+        encoder 0.01 0.1
+        encoder_no_decay 0.01 0.0
+        decoder 0.1 0.1
+        decoder_no_decay 0.1 0.0
     """
     stages = encoder_stages(model.encoder) if layer_decay != 1 else {}  # type: ignore[arg-type]
     deepest = max(stages.values(), default=0)
@@ -106,15 +124,14 @@ def build_optimizer(
     """Build an optimizer over `parameter_groups` and its schedule.
 
     Args:
-        make: returns an optimizer of given parameters; its `lr` and `weight_decay` are the
-            encoder's.
-        schedule: learning rate over the run.
-        model: has an `encoder`; the rest is the decoder.
-        total_steps: iterations of the whole run.
-        **groups: further arguments of `parameter_groups`.
+        make: Builds an optimizer of parameters; its `lr` and `weight_decay` are the encoder's.
+        schedule: Learning rate over the run.
+        model: A model with an `encoder`; the rest is the decoder.
+        total_steps: Iterations of the whole run.
+        **groups: Further arguments of `parameter_groups`.
 
     Returns:
-        The optimizer and a scheduler to be stepped once an iteration.
+        The optimizer, and a scheduler to be stepped once per iteration.
     """
     defaults = make(model.parameters()).defaults  # what the user's lr and weight_decay are
     lr, weight_decay = defaults["lr"], defaults.get("weight_decay", 0.0)

@@ -1,6 +1,5 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,8 @@ from torchmetrics import MeanMetric
 from torchvision.models.segmentation.fcn import FCNHead
 
 from skseg.convert import Conversion
-from skseg.encoders import LITE_ENCODERS, LITE_NORMALIZATION, SKSettings
+from skseg.convert.restore import restore_units
+from skseg.encoders import SKSettings, has_sk_units, weights_normalization
 from skseg.errors import UserError
 from skseg.inference import padded_side, predict_logits
 from skseg.metrics import confusion_matrix, scores
@@ -26,35 +26,49 @@ from skseg.training.losses import Criterion, Loss
 from skseg.training.optim import Schedule, build_optimizer
 from skseg.types import VOID, Batch
 
-_STRIDE_16 = 4  # the index of the feature that has stride 16 unless the encoder is dilated
+_STRIDE_16 = 4  # index of the feature of stride 16 in an undilated encoder
 
 
 class SegmentationTask(pl.LightningModule):
     """Train an smp model to segment, and score it on whole images.
 
     Args:
-        class_names: names of the classes, in the order of their indices.
-        colors: an RGB colour (0 to 255) for each class.
-        mean: mean of each input channel that images are normalised with, as fractions.
-        std: standard deviation of each input channel, likewise.
-        arch: decoder, see `skseg.models.ARCHS`.
-        encoder_name: an encoder of skseg, of smp, or "tu-NAME" for timm's NAME.
-        encoder_weights: name of the encoder's pretrained weights; random ones when unset.
-        encoder_depth: number of encoder stages; smp's default when unset.
-        encoder_output_stride: stride of the encoder's last stage; smp's default when unset.
-        decoder: further arguments of the smp architecture, such as decoder_channels.
-        sk: settings of the encoder's SK units, which an encoder without any gets by conversion; as
-            the encoder is when unset.
-        optimizer: a torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
+        class_names: Names of the classes, in the order of their indices.
+        colors: An RGB color (0 to 255) for each class.
+        mean: Mean of each input channel in the images' normalization, as fractions.
+        std: Standard deviation of each input channel, as fractions.
+        arch: Decoder, a key of `skseg.models.ARCHS`.
+        encoder_name: An encoder of skseg, of smp, or "tu-NAME" for timm's NAME.
+        encoder_weights: Name of the encoder's pretrained weights, or path of a file of them; random
+            weights when unset.
+        encoder_depth: Number of encoder stages; smp's default when unset.
+        encoder_output_stride: Stride of the encoder's last stage; smp's default when unset.
+        decoder: Further arguments of the smp architecture, such as decoder_channels.
+        sk: Settings of the encoder's SK units. An encoder without SK units is converted with these
+            settings. The encoder stays as it is when unset.
+        optimizer: A torch optimizer; its lr and weight_decay are the encoder's. Norms and biases
             are not decayed.
-        decoder_lr_factor: learning rate of the decoder over that of the encoder.
-        layer_decay: learning rate of each encoder stage over that of the next deeper one.
-        schedule: learning rate over the run.
-        freeze: "encoder" trains the decoder alone; "encoder_norms" keeps the norms of the encoder
-            as they are, statistics too, for batches of a few images.
-        auxiliary_weight: factor of the loss of a further FCN head on the encoder's stage of
-            stride 16, in training only; 0 has none, 0.4 is usual.
-        loss: terms of the training loss, summed by their weights; cross-entropy when unset.
+        decoder_lr_factor: Learning rate of the decoder over that of the encoder.
+        layer_decay: Learning rate of each encoder stage over that of the next deeper stage.
+        schedule: Learning rate over the run.
+        freeze: "encoder" trains the decoder only. "encoder_norms" keeps the encoder's norms and
+            their statistics unchanged, for batches of a few images.
+        auxiliary_weight: Factor of the loss of an additional FCN head on the encoder's stage of
+            stride 16, used in training only. 0 for no such head; 0.4 is common.
+        loss: Terms of the training loss, summed by their weights; cross-entropy when unset.
+
+    Raises:
+        UserError: A name is unknown, a value is out of its range, or the pretrained weights expect
+            another normalization.
+
+    Example:
+        >>> task = SegmentationTask(
+        ...     class_names=["road", "sky"], colors=[(128, 64, 128), (70, 130, 180)],
+        ...     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        ...     arch="fpn", encoder_name="sknet_tiny",
+        ... )
+        >>> task(torch.zeros(2, 3, 50, 70)).shape
+        torch.Size([2, 2, 50, 70])
     """
 
     def __init__(
@@ -79,8 +93,7 @@ class SegmentationTask(pl.LightningModule):
         loss: list[Loss] | None = None,
     ) -> None:
         super().__init__()
-        _check_normalization(encoder_name, encoder_weights, mean, std)
-        # Plain values only: what a checkpoint needs to rebuild the model without any code in it.
+        # Plain values: a checkpoint holds them, and no code, to rebuild the model.
         self.spec: dict[str, Any] = {
             "class_names": list(class_names),
             "colors": [list(color) for color in colors],
@@ -106,7 +119,9 @@ class SegmentationTask(pl.LightningModule):
             encoder_output_stride=encoder_output_stride,
             sk=sk,
             **(decoder or {}),
-        ).to(memory_format=torch.channels_last)  # the faster one, on CPUs and on tensor cores
+        ).to(memory_format=torch.channels_last)  # the faster format on CPUs and tensor cores
+        if encoder_weights is not None:
+            _check_normalization(encoder_name, encoder_weights, mean, std)
         self.input_rule = input_rule(self.model)
         self.make_optimizer = optimizer
         self.decoder_lr_factor = decoder_lr_factor
@@ -117,8 +132,8 @@ class SegmentationTask(pl.LightningModule):
         self.auxiliary = _auxiliary_head(self.model, len(class_names)) if auxiliary_weight else None
         self.criterion = Criterion(loss or [Loss()], len(class_names))
         self.confusion = confusion_matrix(len(class_names))
-        self.val_loss = MeanMetric()  # over all labelled pixels
-        self.last_confusion: Tensor | None = None  # of the newest validation
+        self.val_loss = MeanMetric()  # over all labeled pixels
+        self.last_confusion: Tensor | None = None  # of the latest validation
 
     @property
     def conversion(self) -> Conversion | None:
@@ -126,18 +141,18 @@ class SegmentationTask(pl.LightningModule):
         return vars(self.model).get("conversion")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map normalised images [B, 3, H, W] of any size to logits [B, K, H, W]."""
+        """Map normalized images [B, 3, H, W] of any size to logits [B, K, H, W]."""
         return predict_logits(self.model, image, self.input_rule)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all but frozen parts, which stay in eval mode."""
+        """Set the mode; frozen parts stay in eval mode."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
         return self
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and its schedule over the whole run, stepped by iteration."""
+        """Build the optimizer and its schedule, which is stepped once per iteration."""
         total = int(self.trainer.estimated_stepping_batches)
         optimizer, scheduler = build_optimizer(
             self.make_optimizer,
@@ -154,10 +169,10 @@ class SegmentationTask(pl.LightningModule):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return the `loss` of a batch of crops, and what to `log` of it.
+        """Return the `loss` of a batch of crops, and the values to `log`.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: The loss is not finite.
         """
         image, mask = batch["image"], batch["mask"]
         if self.auxiliary is None:
@@ -170,8 +185,8 @@ class SegmentationTask(pl.LightningModule):
         if not loss.isfinite():
             raise UserError(
                 f"the loss is {loss.item()} in step {self.global_step + 1}, on the images "
-                f"{', '.join(batch['name'])}; the newest checkpoint is of before. Lower the "
-                "learning rate, warm up, or clip gradients (--trainer.gradient_clip_val)"
+                f"{', '.join(batch['name'])}; the latest checkpoint was saved before this step. "
+                "Lower the learning rate, warm up, or clip gradients (`gradient_clip_val`)"
             )
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         log = {"train/loss": loss.detach()}
@@ -180,9 +195,9 @@ class SegmentationTask(pl.LightningModule):
         return {"loss": loss, "log": log}
 
     def _both_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of the model and of the auxiliary head, both [B, K, H, W]."""
+        """Return the logits of the model and of the auxiliary head, both [B, K, H, W]."""
         features: list[Tensor] = []
-        # A hook, because the encoder runs within smp's model, and must run once.
+        # The encoder runs inside smp's model and must run only once, hence the hook.
         hook = self.model.encoder.register_forward_hook(  # type: ignore[union-attr]
             lambda module, inputs, outputs: features.append(outputs[_STRIDE_16])
         )
@@ -198,24 +213,24 @@ class SegmentationTask(pl.LightningModule):
         return logits, auxiliary[..., :height, :width]
 
     def on_validation_epoch_start(self) -> None:
-        """Take process 0's norm statistics, which are those of the checkpoint."""
+        """Copy the norm statistics of process 0, which the checkpoint holds."""
         if self.trainer.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Count a batch of whole images; return its class indices [B, H, W], uint8."""
+        """Count a batch of whole images; return its class indices, uint8 [B, H, W]."""
         logits: Tensor = self(batch["image"])  # [B, K, H, W]
-        labelled = (batch["mask"] != VOID).sum()
-        # Plain cross-entropy whatever is trained on, so that runs compare.
+        labeled = (batch["mask"] != VOID).sum()
+        # Plain cross-entropy whatever the training loss, so that runs can be compared.
         total = F.cross_entropy(logits, batch["mask"], ignore_index=VOID, reduction="sum")
-        self.val_loss.update(total / labelled.clamp(min=1), labelled)
+        self.val_loss.update(total / labeled.clamp(min=1), labeled)
         predicted = logits.argmax(1)
         self.confusion.update(predicted, batch["mask"])
         return predicted.to(torch.uint8)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the whole set, over all processes."""
+        """Log the scores of the whole set, summed over all processes."""
         self.last_confusion = self.confusion.compute()
         self.confusion.reset()
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
@@ -229,7 +244,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what `load_model` needs."""
-        # Of two sets of weights, `state_dict` has those that are validated, and so does this say.
+        # With averaging there are two sets of weights; `state_dict` has those that are validated.
         weights = "averaged" if "averaging_state" in checkpoint else "trained"
         checkpoint["skseg"] = {"format": CHECKPOINT_FORMAT, "task": self.spec, "weights": weights}
 
@@ -237,42 +252,80 @@ class SegmentationTask(pl.LightningModule):
 def load_model(path: str | Path) -> SegmentationTask:
     """Rebuild a trained model from its checkpoint alone; no code in the file runs.
 
+    Builds the structure and loads the weights. Nothing is downloaded, and a conversion is not
+    proved again.
+
     Args:
-        path: a checkpoint of `scripts/fit.py`.
+        path: A checkpoint of `scripts/fit.py`.
 
     Returns:
         The task in eval mode, with `class_names`, `colors`, `mean` and `std`. Called on
-        normalised images [B, 3, H, W] of any size it returns logits [B, K, H, W].
+        normalized images [B, 3, H, W] of any size it returns logits [B, K, H, W].
 
     Raises:
-        UserError: no such file, or not a checkpoint of this project.
+        UserError: The file does not exist, or is not a checkpoint of this project.
+
+    Example:
+        >>> import tempfile
+        >>> task = SegmentationTask(
+        ...     ["road", "sky"], [(128, 64, 128), (70, 130, 180)], (0.5,) * 3, (0.25,) * 3,
+        ...     encoder_name="sknet_tiny",
+        ... )
+        >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
+        >>> checkpoint = {"state_dict": task.state_dict()}  # as Lightning does
+        >>> task.on_save_checkpoint(checkpoint)
+        >>> torch.save(checkpoint, path)
+        >>> load_model(path).class_names
+        ['road', 'sky']
     """
     checkpoint = read_checkpoint(path)
+    # Only training has an auxiliary head.
+    state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("auxiliary.")}
     spec = dict(checkpoint["skseg"]["task"])
-    if spec.get("sk"):
-        spec["sk"] = SKSettings(**spec["sk"])
-    task = SegmentationTask(**spec)
-    state = checkpoint["state_dict"]
-    task.load_state_dict({k: v for k, v in state.items() if not k.startswith("auxiliary.")})
+    settings = spec.pop("sk", None)
+    sk = SKSettings(**settings) if settings else None
+    if sk is None or has_sk_units(spec["encoder_name"]):
+        task = SegmentationTask(**spec, sk=sk)
+    else:
+        task = SegmentationTask(**spec)
+        _restore_conversion(task, sk, state)
+    task.load_state_dict(state)
     return task.eval()
 
 
+def _restore_conversion(task: SegmentationTask, sk: SKSettings, state: dict[str, Tensor]) -> None:
+    """Give a task the structure of its converted twin, whose weights are `state`."""
+    prefix = "model.encoder."
+    of_encoder = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    restore_units(task.model.get_submodule("encoder"), sk, of_encoder)
+    task.model.to(memory_format=torch.channels_last)
+    task.spec["sk"] = asdict(sk)
+
+
+def as_task(module: pl.LightningModule) -> SegmentationTask:
+    """Return the module that Lightning hands to a callback as the task that it is."""
+    assert isinstance(module, SegmentationTask)
+    return module
+
+
 def _check_normalization(
-    encoder_name: str, encoder_weights: str | None, mean: Sequence[float], std: Sequence[float]
+    encoder_name: str, encoder_weights: str, mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Raise UserError where weights were trained on images normalised otherwise."""
-    if encoder_name not in LITE_ENCODERS or encoder_weights != "imagenet":
-        return
-    for key, given, own in zip(("mean", "std"), (mean, std), LITE_NORMALIZATION, strict=True):
-        if not all(math.isclose(g, o, abs_tol=1e-3) for g, o in zip(given, own, strict=True)):
-            raise UserError(
-                f"the weights {encoder_weights} of {encoder_name} want images normalised with "
-                f"--data.{key} [{', '.join(f'{o:.4f}' for o in own)}], not {list(given)}"
-            )
+    """Raise UserError if weights are known to expect images with another normalization."""
+    expected = weights_normalization(encoder_name, encoder_weights)
+    if expected is not None and not expected.agrees(mean, std):
+        shown = " and ".join(
+            f"`{key}` [{', '.join(f'{x:.4f}' for x in values)}]"
+            for key, values in expected._asdict().items()
+        )
+        raise UserError(
+            f"the weights {encoder_weights} of {encoder_name} expect images normalized with "
+            f"{shown}, not {list(mean)} and {list(std)}"
+        )
 
 
 def _freeze(model: nn.Module, what: str | None) -> list[nn.Module]:
-    """Stop the training of parts of a model; return the modules to keep in eval mode."""
+    """Freeze parts of a model; return the modules that must stay in eval mode."""
     if what is None:
         return []
     encoder = model.encoder
@@ -290,8 +343,8 @@ def _auxiliary_head(model: nn.Module, num_classes: int) -> nn.Module:
     channels = list(model.encoder.out_channels)  # type: ignore[arg-type, union-attr]
     if len(channels) <= _STRIDE_16:
         raise UserError(
-            f"model.auxiliary_weight wants a stage of stride 16: encoder_depth of at least "
-            f"{_STRIDE_16}, not {len(channels) - 1}"
+            f"`auxiliary_weight` requires a stage of stride 16: `encoder_depth` must be at least "
+            f"{_STRIDE_16}, got {len(channels) - 1}"
         )
     head: nn.Module = FCNHead(channels[_STRIDE_16], num_classes)
     return head

@@ -1,4 +1,4 @@
-"""Callbacks that leave something to look at in the run folder and on W&B."""
+"""Callbacks that save pictures to the run folder and log pictures and tables to W&B."""
 
 import json
 from contextlib import ExitStack
@@ -9,13 +9,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import wandb
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from skseg.metrics import pixel_record
 from skseg.metrics.records import PixelScore
 from skseg.nn import Unit, attention_units, record_attention
-from skseg.training.task import SegmentationTask
+from skseg.training.loggers import wandb_loggers
+from skseg.training.task import as_task
 from skseg.types import VOID, Batch
 from skseg.viz import Sample, plot_samples, to_picture
 
@@ -23,11 +23,11 @@ from skseg.viz import Sample, plot_samples, to_picture
 class SavePredictions(pl.Callback):
     """Draw image, truth and prediction of a few validation images after each validation.
 
-    The images are spread evenly over the set and the same every time.
+    The images are evenly spread over the set and the same every time.
 
     Args:
-        directory: where `step_NNNNNNN.png` go, with the optimizer steps done.
-        count: how many images.
+        directory: Folder of `step_NNNNNNN.png`, named by the optimizer steps done.
+        count: Number of images.
     """
 
     def __init__(self, directory: Path, count: int = 4) -> None:
@@ -37,7 +37,7 @@ class SavePredictions(pl.Callback):
 
     @property
     def last(self) -> Path | None:
-        """The newest picture, None before the first."""
+        """The latest picture, None before the first."""
         return max(self.directory.glob("step_*.png"), default=None)
 
     def on_validation_batch_end(
@@ -49,61 +49,60 @@ class SavePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch's first image if it is one of the chosen."""
+        """Keep the first image of the batch if the batch is one of the chosen ones."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         batches = int(trainer.num_val_batches[dataloader_idx])
         if batch_idx in np.linspace(0, batches - 1, self.count).astype(int):
-            assert isinstance(pl_module, SegmentationTask)
+            task = as_task(pl_module)
             self.samples.append(
                 Sample(
                     batch["name"][0],
-                    to_picture(batch["image"][0], pl_module.mean, pl_module.std),
+                    to_picture(batch["image"][0], task.mean, task.std),
                     _indices(batch["mask"][0]),
                     _indices(outputs[0]),
                 )
             )
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the picture and log it."""
+        """Write the picture, and log the images to W&B."""
         if not self.samples:
             return
-        assert isinstance(pl_module, SegmentationTask)
+        task = as_task(pl_module)
         self.directory.mkdir(parents=True, exist_ok=True)
-        figure = plot_samples(self.samples, pl_module.class_names, pl_module.colors)
+        figure = plot_samples(self.samples, task.class_names, task.colors)
         figure.savefig(self.directory / f"step_{trainer.global_step:07d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(
-                    "val/predictions",
-                    images=[sample.image for sample in self.samples],
-                    # Lightning files an epoch's scores under its last step, counted from 0.
-                    step=trainer.global_step - 1,
-                    caption=[sample.name for sample in self.samples],
-                    masks=[_masks(sample, pl_module.class_names) for sample in self.samples],
-                )
+        for logger in wandb_loggers(trainer):
+            logger.log_image(
+                "val/predictions",
+                images=[sample.image for sample in self.samples],
+                # Lightning logs an epoch's scores under its last step, counted from 0.
+                step=trainer.global_step - 1,
+                caption=[sample.name for sample in self.samples],
+                masks=[_masks(sample, task.class_names) for sample in self.samples],
+            )
         self.samples = []
 
 
 class LogAttention(pl.Callback):
-    """Log the mean weight of each branch of a network's SK units, by stage, over a validation.
+    """Log the mean attention weight of each branch, by stage, over a validation.
 
-    As `val/attention/STAGE/SPAN`, the span being the side in pixels that the branch's kernel
-    reaches over. Branches of a stage that reach equally far count together. Nothing is logged of
-    networks without SK units, and nothing changes in any.
+    The keys are `val/attention/STAGE/SPAN`, where the span is the side in pixels of the branch's
+    dilated kernel. Branches of a stage with equal spans are added. Networks without SK units log
+    nothing, and no network is changed.
     """
 
     def __init__(self) -> None:
         self._units: list[Unit] = []
         self._open = ExitStack()
         self._recorded: dict[str, Tensor] = {}
-        self._total = torch.zeros(0)  # by unit and branch; the number of images comes last
+        self._total = torch.zeros(0)  # sums by unit and branch, then the number of images
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start to record."""
-        assert isinstance(pl_module, SegmentationTask)
-        self._units = attention_units(pl_module.model)
-        self._recorded = self._open.enter_context(record_attention(pl_module.model))
+        """Start recording."""
+        model = as_task(pl_module).model
+        self._units = attention_units(model)
+        self._recorded = self._open.enter_context(record_attention(model))
         size = sum(len(unit.spans) for unit in self._units) + 1
         self._total = torch.zeros(size, dtype=torch.float64)
 
@@ -116,7 +115,7 @@ class LogAttention(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add up a batch's attention; but what fills up a process's share is all void."""
+        """Add a batch's attention, unless it only pads the share of this process: all void."""
         if not self._units or (batch["mask"] == VOID).all():
             return
         # [B, M, C] or [B, M, C, h, w]: the mean over channels, and regions, of each image.
@@ -125,8 +124,8 @@ class LogAttention(pl.Callback):
         self._total += torch.cat([*(w.double().cpu() for w in weights), images])
 
     def _of_batch(self, unit: Unit) -> Tensor:
-        """The last batch's attention of a unit, summed over images: [M], zero if it did not run."""
-        if unit.name not in self._recorded:  # a shallow decoder leaves the last stages out
+        """Return a unit's attention [M], summed over the last batch; zeros if it did not run."""
+        if unit.name not in self._recorded:  # a shallow encoder does not run its last stages
             return torch.zeros(len(unit.spans))
         return self._recorded[unit.name].flatten(2).mean(2).sum(0)
 
@@ -159,14 +158,15 @@ class LogAttention(pl.Callback):
 
 
 class LogTables(pl.Callback):
-    """Give W&B what no curve shows: scores by class, the confusion matrix, the best checkpoint.
+    """Log scores by class, the confusion matrix and the best checkpoint to W&B.
 
-    After each validation `val/classes`, a table of IoU, precision, recall and F1, and
-    `val/confusion`, W&B's chart of a confusion matrix in pixels. At the end of the run an artifact
-    `RUN-best` of type "model": `best.ckpt` with `best.json`, whose scores are its metadata.
+    After each validation: `val/classes`, a table of IoU, precision, recall and F1, and
+    `val/confusion`, W&B's chart of a confusion matrix in pixels. At the end of the run: an artifact
+    `RUN-best` of type "model", which holds `best.ckpt` and `best.json` and has the scores as
+    metadata.
 
     Args:
-        checkpoints: folder of `best.ckpt` and `best.json`.
+        checkpoints: Folder of `best.ckpt` and `best.json`.
     """
 
     def __init__(self, checkpoints: Path) -> None:
@@ -174,39 +174,42 @@ class LogTables(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the tables."""
-        assert isinstance(pl_module, SegmentationTask)
-        if trainer.sanity_checking or pl_module.last_confusion is None:
+        task = as_task(pl_module)
+        if trainer.sanity_checking or task.last_confusion is None:
             return
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                tables = score_tables(pl_module.last_confusion, pl_module.class_names)
-                logger.log_metrics(tables, step=trainer.global_step - 1)
+        for logger in wandb_loggers(trainer):
+            tables = score_tables(task.last_confusion, task.class_names)
+            logger.log_metrics(tables, step=trainer.global_step - 1)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the best checkpoint."""
         files = [self.checkpoints / name for name in ("best.ckpt", "best.json")]
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and all(file.is_file() for file in files):
-                record = json.loads(files[1].read_text())
-                record.pop("confusion")  # in the file; too much for a list of facts
-                artifact = wandb.Artifact(
-                    f"{logger.experiment.id}-best", type="model", metadata=record
-                )
-                for file in files:
-                    # Not copied to W&B's own cache first: the run folder holds all of a run.
-                    artifact.add_file(str(file), policy="immutable")
-                logger.experiment.log_artifact(artifact, aliases=["best"])
+        if not all(file.is_file() for file in files):
+            return
+        for logger in wandb_loggers(trainer):
+            record = json.loads(files[1].read_text())
+            record.pop("confusion")  # too long for metadata; the file has it
+            artifact = wandb.Artifact(f"{logger.experiment.id}-best", type="model", metadata=record)
+            for file in files:
+                # Without a copy in W&B's cache: the run folder holds all of a run.
+                artifact.add_file(str(file), policy="immutable")
+            logger.experiment.log_artifact(artifact, aliases=["best"])
 
 
 def score_tables(confusion: Tensor, class_names: list[str]) -> dict[str, Any]:
-    """Return W&B's table of scores by class, and its chart of the confusion matrix."""
+    """Return W&B's table of scores by class and its chart of the confusion matrix.
+
+    Args:
+        confusion: [K, K] counts, truth by row, prediction by column.
+        class_names: K names.
+    """
     record = pixel_record(confusion, class_names)
     columns: list[PixelScore] = ["iou", "precision", "recall", "f1"]
     classes = wandb.Table(
         columns=["class", *columns],
         data=[[name, *(record[key][name] for key in columns)] for name in class_names],
     )
-    # The fields of W&B's own preset, which `wandb.plot.confusion_matrix` makes pixel by pixel.
+    # The fields of W&B's preset; `wandb.plot.confusion_matrix` would need one row per pixel.
     fields = ("Actual", "Predicted", "nPredictions")
     cells = wandb.Table(
         columns=list(fields),

@@ -38,17 +38,17 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--model.encoder_name", "sknet5"], "unknown encoder 'sknet5'; near: sknet50"),
-        (["--model.arch", "unnet"], "unknown architecture 'unnet'; near: unet"),
+        (["--model.encoder_name", "sknet5"], "unknown encoder 'sknet5'; did you mean 'sknet50'"),
+        (["--model.arch", "unnet"], "unknown architecture 'unnet'; did you mean 'unet'"),
         (["--model.decoder", "{decoder_chanels: 3}"], "fpn has no argument 'decoder_chanels'"),
         (
             ["--model.loss", "null", "--model.loss", "[{name: focal, min_kept: 2}]"],
-            "model.loss: min_kept belongs to ohem; focal has none",
+            "`min_kept` is an option of ohem, not of focal",
         ),
         (["--data.name", "street"], "no data set 'street'"),
         (
             ["--model.encoder_name", "sknet_tiny_se", "--model.sk.select", "sum"],
-            "model.sk with sknet_tiny_se: select='sum' would multiply",
+            " with sknet_tiny_se: select='sum' would multiply",
         ),
         (["--data.root", "/nowhere"], "/nowhere is not a directory"),
         (["--data.augmentation", "/nowhere.yaml"], "data.augmentation: /nowhere.yaml: No such"),
@@ -59,16 +59,16 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--model.sk.branches", "[[4]]"], "kernel sizes must be odd and positive, got 4"),
         (["--model.sk.branches", "[[3,1,1,1]]"], "a branch must be (kernel size, dilation"),
         (["--model.sk.reduction", "0"], "reduction must be at least 1, got 0"),
-        (["--model.sk.stages", "[3]"], "model.sk.stages is for encoders that are converted"),
+        (["--model.sk.stages", "[3]"], "sk.stages` is for encoders that are converted"),
         (
             ["--model.encoder_name", "efficientnet_lite0", "--model.encoder_weights", "imagenet"],
-            "want images normalised with --data.mean [0.4980, 0.4980, 0.4980], not [0.485",
+            " [0.4980, 0.4980, 0.4980] and ",
         ),
         (["--ckpt_path", "nothing.ckpt"], "--ckpt_path nothing.ckpt: no such file"),
         (["--ckpt_path", "last"], "--ckpt_path last: no checkpoint below"),
         (
             ["--model.schedule.name", "cosine", "--model.schedule.power", "2"],
-            "power belongs to poly",
+            " belongs to the schedule poly",
         ),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

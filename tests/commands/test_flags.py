@@ -31,9 +31,7 @@ def infer(*, inference: InferenceFlags) -> int:
         ("--precision 16", ["--precision", "32", "bf16"]),
     ],
 )
-def test_mistakes_in_flags(
-    flags: str, parts: list[str], capsys: pytest.CaptureFixture
-) -> None:
+def test_mistakes_in_flags(flags: str, parts: list[str], capsys: pytest.CaptureFixture) -> None:
     try:
         code: object = run_command(infer, flags.split())
     except SystemExit as error:

@@ -28,7 +28,7 @@ def test_a_run_is_its_last_checkpoint(run: Path, tmp_path: Path) -> None:
     assert find_checkpoint(run) == last
     assert find_checkpoint(last.with_name("best.ckpt")) == last.with_name("best.ckpt")
     assert run_folder(last) == run_folder(run) == run
-    with pytest.raises(UserError, match="checkpoints/last.ckpt"):
+    with pytest.raises(UserError, match=r"checkpoints/last\.ckpt"):
         find_checkpoint(tmp_path)
 
 

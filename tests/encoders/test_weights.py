@@ -247,7 +247,7 @@ def test_a_damaged_or_evil_file_is_refused(
 ) -> None:
     path = tmp_path / f"bad{suffix}"
     damaged(path, kind, original.state_dict())
-    with pytest.raises(UserError, match=rf"^encoder_weights: \S*bad{suffix}: ") as error:
+    with pytest.raises(UserError, match=rf"^`encoder_weights`: \S*bad{suffix}: ") as error:
         skseg.build_model("fpn", "skresnet18", str(path))
     assert "\n" not in str(error.value)
     assert "ran" not in capsys.readouterr().out
@@ -284,9 +284,9 @@ def test_imagenet_comes_from_the_hub(hub: Path, original: nn.Module) -> None:
 def test_without_a_network_the_error_says_what_to_do(
     name: str, hub: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    with pytest.raises(UserError, match="neither cached nor to be downloaded") as error:
+    with pytest.raises(UserError, match="not cached and cannot be downloaded") as error:
         skseg.build_model("fpn", name, "imagenet")
-    assert "give the file's path" in str(error.value)
+    assert "pass the file's path" in str(error.value)
     assert ("huggingface.co/timm/skresnext50_32x4d.ra_in1k" in str(error.value)) == (
         name == "sknet50"
     )

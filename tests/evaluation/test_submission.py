@@ -151,7 +151,7 @@ def test_the_official_number_and_size_pass_and_others_do_not(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"berlin_000000.*1023"):
         complete.write("berlin/berlin_000000_000019", np.zeros((1023, 2048), np.uint8))
     assert not folder.exists()
-    with pytest.raises(UserError, match="has 1524 images here, the benchmark's has 1525"):
+    with pytest.raises(UserError, match=r"1524 images.* 1525"):
         Submission(CITYSCAPES, blank_test_split(tmp_path / "b", number - 1), "test", folder)
     with pytest.raises(UserError, match=r"berlin_001524.*has 1024x512 pixels.*2048x1024"):
         Submission(
@@ -162,19 +162,11 @@ def test_the_official_number_and_size_pass_and_others_do_not(tmp_path: Path) -> 
 def test_what_is_no_submission(streets_root: Path, camvid_root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="camvid has others"):
         Submission(get_dataset("camvid"), camvid_root, "val", tmp_path / "x")
-    with pytest.raises(UserError, match="is for val or test, not train"):
+    with pytest.raises(UserError, match="`split` must be val or test, got train"):
         Submission(STREETS, streets_root, "train", tmp_path / "x")
     with pytest.raises(UserError, match="no streets images for split 'test'"):
         Submission(STREETS, streets_root, "test", tmp_path / "x")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "old.png").touch()
-    with pytest.raises(UserError, match="exists and is not an empty folder"):
+    with pytest.raises(UserError, match="full: exists and is not an empty"):
         Submission(STREETS, streets_root, "val", tmp_path / "full")
-
-
-def test_ids_and_categories_are_those_of_cityscapesscripts() -> None:
-    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
-    classes = CITYSCAPES.classes
-    for name, category in zip(classes.names, classes.categories, strict=True):
-        label = labels.name2label[name]
-        assert (label.id, label.category, label.ignoreInEval) == (LABEL_IDS[name], category, False)

@@ -3,35 +3,44 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from small_fit import callback
 
 from skseg.commands.fit import main as fit
 from skseg.training import checkpoints
-from skseg.training.tracking import SavePredictions
 
 
-def after_step(step: int, sent: signal.Signals) -> None:
-    """Send a signal when the batch after an optimizer step, of all steps of a run, begins."""
+class SendSignal(pl.Callback):
+    """Send this process a signal when the batch after an optimizer step begins.
 
-    def on_train_batch_start(self, trainer, *_) -> None:
-        if trainer.global_step == step:
-            os.kill(os.getpid(), sent)
+    Args:
+        after_step: Optimizer steps done, of all steps of the run.
+        number: The signal.
+    """
 
-    SavePredictions.on_train_batch_start = on_train_batch_start
+    def __init__(self, after_step: int, number: int) -> None:
+        self.after_step = after_step
+        self.number = number
 
-
-def before(step: int) -> None:
-    """Be killed when a step is to begin."""
-    after_step(step, signal.SIGKILL)
-
-
-def sigterm_before(step: int) -> None:
-    """Be told to end when a step is to begin."""
-    after_step(step, signal.SIGTERM)
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.after_step:
+            os.kill(os.getpid(), self.number)
 
 
-def writing(count: int) -> None:
+def kill_after(step: int) -> list[str]:
+    """Return arguments with which the process is killed after a step."""
+    return callback("killed_fit.SendSignal", after_step=step, number=int(signal.SIGKILL))
+
+
+def terminate_after(step: int) -> list[str]:
+    """Return arguments with which the process gets SIGTERM after a step."""
+    return callback("killed_fit.SendSignal", after_step=step, number=int(signal.SIGTERM))
+
+
+def _die_while_writing(count: int) -> None:
     """Be killed when a checkpoint, counted from 1, is half written."""
     written = 0
     save = checkpoints.torch.save
@@ -47,12 +56,18 @@ def writing(count: int) -> None:
     checkpoints.torch.save = save_half
 
 
-def run(arguments: list[str], output: Path, prepare: Callable[[int], None] | None, at: int) -> None:
-    """Fit, with all that is printed in a file."""
+def run(arguments: list[str], output: Path, killed_in_file: int = 0) -> None:
+    """Fit, and append all that is printed to a file.
+
+    Args:
+        arguments: Arguments of the fit.
+        output: The file.
+        killed_in_file: Which checkpoint file, counted from 1, the process dies in; 0 for none.
+    """
     with output.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = ["fit.py"]
-    if prepare is not None:
-        prepare(at)
+    if killed_in_file:
+        _die_while_writing(killed_in_file)
     raise SystemExit(fit(arguments))

@@ -12,24 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from running import REPOSITORY, run_script
+from small_fit import small_fit
 from stage_attention import mean_attention
 from wandb_file import read_run
 
 from skseg import load_model
+from skseg.data import get_dataset
 from skseg.evaluation.evaluate import evaluate
 
-TINY = [
-    *("--config", "configs/streets.yaml", "--data.crop_size", "[64,64]"),
-    *("--data.num_workers", 0, "--trainer.max_epochs", 1, "--trainer.log_every_n_steps", 1),
-    *("--trainer.check_val_every_n_epoch", 1, "--trainer.accelerator", "cpu"),
-]
 
-
-def training(root: Path, run: Path, devices: int) -> list[object]:
-    return [
-        *(*TINY, "--data.root", root, "--run_dir", run, "--data.batch_size", 2),
+def training(root: Path, run: Path, devices: int) -> list[str]:
+    return small_fit(
+        *(root, run, "--trainer.check_val_every_n_epoch", 1, "--wandb.enabled", "true"),
         *("--trainer.devices", devices, "--trainer.strategy", "ddp"),
-    ]
+    )
 
 
 def free_port() -> int:
@@ -60,7 +56,8 @@ def test_processes_count_every_image_once(
         path.unlink()
         (root / "gtFine" / "val" / path.parent.name / mask).unlink()
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
-    alone = evaluate(load_model(checkpoint), "streets", root, "val", num_workers=0).record
+    task = load_model(checkpoint)
+    alone = evaluate(task, get_dataset("streets"), root, "val", num_workers=0).record
     assert alone["images"] == images
     shared = validate(checkpoint, root, devices, tmp_path / "out.pt")
     assert shared["confusion"].tolist() == alone["confusion"]
@@ -103,10 +100,9 @@ def test_torchrun_trains(streets_root: Path, tmp_path: Path, monkeypatch) -> Non
     """With a folder that the first process names: processes that start apart agree on it."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     torchrun += [f"--master_port={free_port()}", str(REPOSITORY / "scripts" / "fit.py")]
-    args = [str(a) for a in training(streets_root, tmp_path, 2)]
+    args = training(streets_root, tmp_path, 2)
     at = args.index("--run_dir")
     del args[at : at + 2]
-    args[args.index("--config") + 1] = str(REPOSITORY / "configs" / "streets.yaml")
     done = subprocess.run([*torchrun, *args], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs" / "streets").iterdir()
@@ -144,7 +140,7 @@ def test_two_nodes_with_addresses_of_their_own(streets_root: Path, tmp_path: Pat
         jobs = []
         for rank, node in enumerate(nodes):
             command = ["ip", "netns", "exec", node, sys.executable, "scripts/fit.py"]
-            command += map(str, training(streets_root, tmp_path / "run", 1))
+            command += training(streets_root, tmp_path / "run", 1)
             environment = os.environ | {
                 **{"MASTER_ADDR": "10.199.77.1", "MASTER_PORT": "29500", "NODE_RANK": str(rank)},
                 "GLOO_SOCKET_IFNAME": "veth0",

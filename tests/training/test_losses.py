@@ -129,7 +129,7 @@ def test_weights_from_the_data(batch) -> None:
     expected = [1 / math.log(1.02 + share) for share in (0.9, 0.1, 0, 0)]
     assert weights.tolist() == pytest.approx(expected)
     criterion = Criterion([Loss("cross_entropy", class_weights="data")], K)
-    assert criterion.wants_class_weights
+    assert criterion.needs_class_weights
     criterion.set_class_weights(weights)
     given = Loss("cross_entropy", class_weights=weights.tolist())
     assert criterion(*batch)[0].item() == pytest.approx(value(given, batch))
@@ -141,13 +141,16 @@ def test_weights_from_the_data(batch) -> None:
     [
         ([], "one or more different losses"),
         ([{}, {}], "one or more different losses"),
-        ([{"name": "dice", "label_smoothing": 0.1}], "label_smoothing belongs to cross_entropy"),
-        ([{"name": "focal", "class_weights": "data"}], "class_weights belongs to cross_entropy an"),
-        ([{"label_smoothing": 1.0}], "label_smoothing is 1.0; it must be from 0"),
-        ([{"class_weights": [1.0]}], "1 class_weights; it must have one for each of 4"),
+        (
+            [{"name": "dice", "label_smoothing": 0.1}],
+            "`label_smoothing` .* cross_entropy, not",
+        ),
+        ([{"name": "focal", "class_weights": "data"}], "`class_weights` .* cross_entropy and ohem"),
+        ([{"label_smoothing": 1.0}], "`label_smoothing` .* from 0 to below 1, got 1.0"),
+        ([{"class_weights": [1.0]}], "`class_weights` .* 4 classes, got 1"),
         ([{"class_weights": [1.0, 1.0, 1.0, 0.0]}], "must be above 0 each"),
-        ([{"weight": 0}], "weight is 0; it must be above 0"),
-        ([{"name": "ohem", "min_kept": 0}], "min_kept is 0"),
+        ([{"weight": 0}], "`weight` .* above 0, got 0"),
+        ([{"name": "ohem", "min_kept": 0}], "`min_kept` .* at least 1, got 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(losses: list[dict], message: str) -> None:

@@ -35,7 +35,7 @@ def test_formulas() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cosine", "power": 0.9}, "power belongs to poly"),
+        ({"name": "cosine", "power": 0.9}, "`power` belongs to the schedule poly"),
         ({"warmup_steps": -1}, "at least 0, got -1"),
     ],
 )

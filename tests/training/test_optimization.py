@@ -1,21 +1,22 @@
-"""What changes how a run optimises: frozen parts, an auxiliary head, averaged weights."""
+"""Options that change how a run optimizes: frozen parts, an auxiliary head, averaged weights."""
 
 import csv
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
-from test_cli import _own_arguments, arguments  # noqa: F401  a fixture
+from small_fit import callback, small_fit
 
 import skseg
 from skseg.commands.fit import main as fit
 from skseg.data import SegmentationDataset, eval_transform, get_dataset
 from skseg.errors import UserError
 from skseg.nn.attention import FuseRunningNorm
-from skseg.training.checkpointing import TimmSyncBatchNorm
+from skseg.training.sync_norm import TimmSyncBatchNorm
 from skseg.training.task import SegmentationTask
-from skseg.training.tracking import SavePredictions
 
 CLASSES = {
     "class_names": ["a", "b"],
@@ -25,6 +26,30 @@ CLASSES = {
 }
 
 
+class KeepSteps(pl.Callback):
+    """Keep the model's own weights after each optimizer step."""
+
+    steps: ClassVar[list[dict[str, torch.Tensor]]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: SegmentationTask, *_: Any) -> None:
+        self.steps.append({k: v.detach().clone() for k, v in task.model.named_parameters()})
+
+
+class StoppedError(Exception):
+    pass
+
+
+class StopAfter(pl.Callback):
+    """Raise an error after an optimizer step, before its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise StoppedError
+
+
 def state(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
@@ -32,9 +57,9 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("freeze", [None, "encoder", "encoder_norms"])
 def test_what_is_frozen_stays(freeze: str | None, streets_root: Path, tmp_path: Path) -> None:
     more = [] if freeze is None else ["--model.freeze", freeze]
-    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    assert fit(small_fit(streets_root, tmp_path / "run", *more)) == 0
     torch.manual_seed(0)
-    fit(arguments(streets_root, tmp_path / "start", *more, "--trainer.max_steps", "1",
+    fit(small_fit(streets_root, tmp_path / "start", *more, "--trainer.max_steps", "1",
                   "--model.optimizer.lr", "0"))  # fmt: skip
     before, after = state(tmp_path / "start"), state(tmp_path / "run")
     changed = {name for name in after if not torch.equal(before[name], after[name])}
@@ -55,7 +80,7 @@ def test_the_auxiliary_head_trains_and_is_not_in_the_model(
     streets_root: Path, tmp_path: Path
 ) -> None:
     more = ["--model.auxiliary_weight", "0.4", "--trainer.log_every_n_steps", "1"]
-    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
+    assert fit(small_fit(streets_root, tmp_path / "run", *more)) == 0
     with (tmp_path / "run" / "metrics.csv").open() as file:
         row = next(csv.DictReader(file))
     parts = [float(row[f"train/{name}"]) for name in ("loss", "cross_entropy", "auxiliary")]
@@ -78,26 +103,19 @@ def test_auxiliary_logits_have_the_images_size(arch: str, size: tuple[int, int])
 
 
 def test_an_auxiliary_head_wants_a_stride_of_16() -> None:
-    with pytest.raises(UserError, match="encoder_depth of at least 4, not 3"):
+    with pytest.raises(UserError, match="`encoder_depth` must be at least 4, got 3"):
         SegmentationTask(**CLASSES, arch="unet", encoder_name="sknet_tiny", encoder_depth=3,
                          auxiliary_weight=0.4)  # fmt: skip
 
 
-def test_averaged_weights_are_those_validated_and_saved(
-    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_averaged_weights_are_those_validated_and_saved(streets_root: Path, tmp_path: Path) -> None:
     """An average computed by hand after each step, and the score of the saved weights."""
-    steps: list[dict[str, torch.Tensor]] = []
-
-    def look(self, trainer, module, *_) -> None:
-        steps.append({k: v.detach().clone() for k, v in module.model.named_parameters()})
-
-    # After the optimizer's step, as SavePredictions comes behind the averaging.
-    monkeypatch.setattr(SavePredictions, "on_train_batch_end", look)
+    KeepSteps.steps.clear()
     more = ["--ema", "0.9", "--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"]
-    assert fit(arguments(streets_root, tmp_path / "run", *more)) == 0
-    average = steps[0]
-    for step in steps[1:]:
+    more += callback("test_optimization.KeepSteps")
+    assert fit(small_fit(streets_root, tmp_path / "run", *more)) == 0
+    average = KeepSteps.steps[0]
+    for step in KeepSteps.steps[1:]:
         average = {k: 0.9 * average[k] + 0.1 * step[k] for k in average}
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
@@ -123,20 +141,11 @@ def test_averaged_weights_are_those_validated_and_saved(
 
 def test_averaging_goes_on_where_it_was(streets_root: Path, tmp_path: Path) -> None:
     more = ["--ema", "0.9", "--checkpoint_every", "1", "--trainer.max_epochs", "3"]
-    assert fit(arguments(streets_root, tmp_path / "whole", *more)) == 0
+    assert fit(small_fit(streets_root, tmp_path / "whole", *more)) == 0
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(self, trainer, *_) -> None:
-        if trainer.global_step == 3:
-            raise StoppedError
-
-    args = arguments(streets_root, tmp_path / "run", *more)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SavePredictions, "on_train_batch_end", stop)
-        with pytest.raises(StoppedError):
-            fit(args)
+    args = small_fit(streets_root, tmp_path / "run", *more)
+    with pytest.raises(StoppedError):
+        fit([*args, *callback("test_optimization.StopAfter", step=3)])
     assert fit([*args, "--ckpt_path", "last"]) == 0
     whole, resumed = state(tmp_path / "whole"), state(tmp_path / "run")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

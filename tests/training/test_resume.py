@@ -9,30 +9,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_fit import before, run, sigterm_before, writing
-from running import REPOSITORY
+from killed_fit import kill_after, run, terminate_after
+from small_fit import small_fit
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["killed_fit"])
+processes.set_forkserver_preload(["skseg.commands.fit"])  # importing it takes long
 
 
 def arguments(root: Path, folder: Path, *more: object) -> list[str]:
     """Three epochs of three steps with dropout in the decoder."""
-    return [
-        *("--config", str(REPOSITORY / "configs" / "streets.yaml"), "--run_dir", str(folder)),
-        *("--data.root", str(root), "--data.batch_size", "1", "--data.crop_size", "[64,64]"),
-        *("--data.num_workers", "0"),
-        *("--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2"),
-        *("--trainer.limit_train_batches", "3", "--trainer.log_every_n_steps", "1"),
-        *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
-        *("--model.schedule.warmup_steps", "2", "--wandb.enabled", "false"),
-        *map(str, more),
-    ]
+    return small_fit(
+        *(root, folder, "--data.batch_size", 1, "--trainer.limit_train_batches", 3),
+        *("--trainer.max_epochs", 3, "--trainer.check_val_every_n_epoch", 2),
+        *("--model.schedule.warmup_steps", 2, *more),
+    )
 
 
-def fit(args: list[str], output: Path, prepare=None, at: int = 0) -> int:
+def fit(args: list[str], output: Path, killed_in_file: int = 0) -> int:
     """Fit in a process of its own; return its exit code, negative for a signal."""
-    process = processes.Process(target=run, args=(args, output, prepare, at))
+    process = processes.Process(target=run, args=(args, output, killed_in_file))
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -90,15 +85,24 @@ def test_runs_agree(whole: Path, streets_root: Path, tmp_path: Path) -> None:
     assert_same_run(whole, tmp_path / "run")
 
 
-def resume_until_done(args: list[str], output: Path, kills) -> int:
-    """Start, and go on after each kill; return how many there were."""
-    count, more = 0, []
-    for prepare, at in kills:
-        code = fit([*args, *more], output, prepare, at)
+def resume_until_done(
+    args: list[str], output: Path, deaths: Iterable[list[str]], killed_in_file: int = 0
+) -> int:
+    """Start, and resume after each death; return how many there were.
+
+    Args:
+        args: Arguments of the run.
+        output: File of all that is printed.
+        deaths: Further arguments of each start, with which the process is killed or not.
+        killed_in_file: Which checkpoint file each process dies in; 0 for none.
+    """
+    count, resume = 0, []
+    for death in deaths:
+        code = fit([*args, *resume, *death], output, killed_in_file)
         if code == 0:
             return count
         assert code == -signal.SIGKILL, output.read_text()
-        count, more = count + 1, ["--ckpt_path", "last"]
+        count, resume = count + 1, ["--ckpt_path", "last"]
     raise AssertionError("never done")
 
 
@@ -110,8 +114,8 @@ def test_killed_before_a_step(
 ) -> None:
     """In the middle of epochs and at their beginnings; step 3 begins the second."""
     args = arguments(streets_root, tmp_path / "run", "--checkpoint_every", 1)
-    kills = [*((before, step) for step in steps), (None, 0)]
-    assert resume_until_done(args, tmp_path / "output.txt", kills) == len(kills) - 1
+    deaths = [*map(kill_after, steps), []]
+    assert resume_until_done(args, tmp_path / "output.txt", deaths) == len(deaths) - 1
     assert_same_run(whole, tmp_path / "run")
     assert "not resumable" not in (tmp_path / "output.txt").read_text()
 
@@ -119,8 +123,7 @@ def test_killed_before_a_step(
 def test_killed_while_writing_a_checkpoint(whole: Path, streets_root: Path, tmp_path: Path) -> None:
     """Each process writes two files and dies in the third; once that is between best and last."""
     args = arguments(streets_root, tmp_path / "run", "--checkpoint_every", 2)
-    kills = itertools.repeat((writing, 3))
-    assert resume_until_done(args, tmp_path / "output.txt", kills) >= 3
+    assert resume_until_done(args, tmp_path / "output.txt", itertools.repeat([]), 3) >= 3
     assert_same_run(whole, tmp_path / "run")
     files = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert files == {"last.ckpt", "best.ckpt", "best.json"}
@@ -131,7 +134,7 @@ def test_lost_steps_are_done_again_and_logged_once(
 ) -> None:
     """Killed at step 5, with a checkpoint of step 3 only."""
     args = arguments(streets_root, tmp_path / "run")
-    assert fit(args, tmp_path / "output.txt", before, 5) == -signal.SIGKILL
+    assert fit([*args, *kill_after(5)], tmp_path / "output.txt") == -signal.SIGKILL
     with (tmp_path / "run" / "metrics.csv").open("a") as file:
         file.write("2,0.1,0.")  # and while a row was written
     assert fit([*args, "--ckpt_path", "last"], tmp_path / "output.txt") == 0
@@ -141,8 +144,8 @@ def test_lost_steps_are_done_again_and_logged_once(
 def test_sigterm_saves_first(whole: Path, streets_root: Path, tmp_path: Path) -> None:
     args = arguments(streets_root, tmp_path / "run", "--data.num_workers", 1)
     output = tmp_path / "output.txt"
-    assert fit(args, output, sigterm_before, 4) == 128 + signal.SIGTERM
-    assert "after step 5; go on with --ckpt_path last" in output.read_text()
+    assert fit([*args, *terminate_after(4)], output) == 128 + signal.SIGTERM
+    assert "after step 5; resume with --ckpt_path last" in output.read_text()
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 5
     assert fit([*args, "--ckpt_path", "last"], output) == 0
@@ -164,6 +167,5 @@ def test_other_loops_resume_too(more: list, streets_root: Path, tmp_path: Path) 
     output = tmp_path / "output.txt"
     assert fit(arguments(streets_root, tmp_path / "whole", *more), output) == 0
     args = arguments(streets_root, tmp_path / "run", *more, "--checkpoint_every", 1)
-    kills = zip(itertools.repeat(before), itertools.count(2), strict=False)
-    assert resume_until_done(args, output, kills) >= 3
+    assert resume_until_done(args, output, map(kill_after, itertools.count(2))) >= 3
     assert_same_run(tmp_path / "whole", tmp_path / "run")

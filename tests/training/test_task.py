@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from skseg import SegmentationTask, UserError, load_model
+from skseg import SegmentationTask, SKConv2d, UserError, load_model
+from skseg.convert import convert
+from skseg.encoders import SKSettings
 
 CLASSES = {
     "class_names": ["a", "b", "c"],
@@ -41,6 +43,58 @@ def test_a_checkpoint_stands_alone(model: dict, tmp_path: Path) -> None:
     image = torch.randn(1, 3, 70, 90)
     with torch.inference_mode():
         torch.testing.assert_close(loaded(image), task(image), rtol=0, atol=0)
+
+
+def layout(task: SegmentationTask) -> tuple[list[tuple[str, type]], dict[str, tuple[int, ...]]]:
+    """The modules, and how the weights lie in memory, which decides how they are rounded."""
+    modules = [(name, type(module)) for name, module in task.model.named_modules()]
+    return modules, {name: x.stride() for name, x in task.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("encoder_name", "settings"),
+    [
+        ("mobilenet_v2", {"stages": [4, 5], "fuse_norm": "none"}),
+        ("resnet18", {"depthwise": True, "stages": [4]}),
+        ("resnet18", {"modules": ["layer2.*.conv1"], "branches": [[3], [3, 2]]}),
+        ("tu-resnet10t", {"branches": [[3], [7]]}),
+        ("efficientnet_lite0", {}),
+        ("sk_shufflenet_v2_x0_5_plain", {"select": "mean"}),
+    ],
+)
+def test_a_converted_network_comes_back_without_a_conversion(
+    encoder_name: str, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    task = SegmentationTask(**CLASSES, encoder_name=encoder_name, sk=SKSettings(**settings)).eval()
+    with torch.no_grad():
+        for parameter in task.model.encoder.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))  # branches differ, as when trained
+    save(task, tmp_path / "x.ckpt")
+    monkeypatch.setattr(convert, "_differences", None)  # the proof
+    image = torch.randn(1, 3, 70, 90)
+    with torch.inference_mode():
+        loaded = load_model(tmp_path / "x.ckpt")
+        torch.testing.assert_close(loaded(image), task(image), rtol=0, atol=0)
+    assert any(isinstance(module, SKConv2d) for module in loaded.modules())
+    assert layout(loaded) == layout(task)
+    assert loaded.spec == task.spec
+
+
+@pytest.mark.parametrize(
+    ("encoder_name", "mean", "std"),
+    [
+        ("efficientnet_lite0", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("efficientnet_lite0", (127 / 255,) * 3, (0.229, 0.224, 0.225)),
+    ],
+)
+def test_weights_of_another_normalization_are_refused(
+    encoder_name: str, mean: tuple, std: tuple
+) -> None:
+    given = {**CLASSES, "mean": mean, "std": std}
+    with pytest.raises(UserError, match=r"efficientnet_lite0 .*0\.4980.*0\.5020") as error:
+        SegmentationTask(**given, encoder_name=encoder_name, encoder_weights="imagenet")
+    assert str(std[0]) in str(error.value)
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

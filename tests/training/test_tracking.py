@@ -3,19 +3,21 @@
 import csv
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
-from running import REPOSITORY
+from small_fit import callback, small_fit
 from stage_attention import mean_attention
 from wandb_file import read_run
 
 from skseg import load_model
 from skseg.commands.fit import main as fit
+from skseg.data import get_dataset
 from skseg.evaluation.evaluate import evaluate
 from skseg.training.loggers import Tracking, wandb_logger
-from skseg.training.task import SegmentationTask
 from skseg.training.tracking import SavePredictions
 
 
@@ -38,7 +40,7 @@ def test_tables_are_those_of_an_evaluation(
     run_dir: Path, recorded: dict, streets_root: Path
 ) -> None:
     task = load_model(run_dir / "checkpoints" / "last.ckpt")
-    record = evaluate(task, "streets", streets_root, "val", num_workers=0).record
+    record = evaluate(task, get_dataset("streets"), streets_root, "val", num_workers=0).record
     shown = [row for row in recorded["history"] if "val/classes.path" in row]
     assert [row["trainer/global_step"] for row in shown] == [1, 3]  # as the scores'
     table = media(run_dir, shown[-1]["val/classes.path"])
@@ -96,7 +98,7 @@ def test_the_best_checkpoint_is_an_artifact_with_its_evaluation(
     assert evaluation["epoch"] == int(best["epoch"])
     assert evaluation["step"] == int(best["step"]) + 1
     task = load_model(artifact["files"]["best.ckpt"])
-    found = evaluate(task, "streets", streets_root, "val", num_workers=0).record
+    found = evaluate(task, get_dataset("streets"), streets_root, "val", num_workers=0).record
     assert found["miou"] == pytest.approx(evaluation["miou"])
     assert found["iou"] == pytest.approx(evaluation["iou"])
 
@@ -109,22 +111,18 @@ def test_all_that_waits_for_upload_is_in_the_run_folder(run_dir: Path, recorded:
         assert file.is_relative_to(run_dir.resolve())
 
 
-def quick(root: Path, run: Path, *more: object) -> list[str]:
-    return [
-        *("--config", "configs/streets.yaml", "--data.root", str(root), "--run_dir", str(run)),
-        *("--data.batch_size", "2", "--data.crop_size", "[64,64]", "--data.num_workers", "0"),
-        *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
-        *("--trainer.accelerator", "cpu", "--wandb.enabled", "false"),
-        *map(str, more),
-    ]
+class KeepStart(pl.Callback):
+    """Keep the weights that the latest fit starts from."""
+
+    weights: ClassVar[dict[str, torch.Tensor]] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.weights.update({n: p.detach().clone() for n, p in pl_module.named_parameters()})
 
 
-def test_each_validation_leaves_its_picture(
-    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(REPOSITORY)
+def test_each_validation_leaves_its_picture(streets_root: Path, tmp_path: Path) -> None:
     twice = ["--trainer.check_val_every_n_epoch", 1, "--trainer.val_check_interval", 1]
-    assert fit(quick(streets_root, tmp_path / "run", *twice, "--trainer.max_epochs", 1)) == 0
+    assert fit(small_fit(streets_root, tmp_path / "run", *twice, "--trainer.max_epochs", 1)) == 0
     pictures = tmp_path / "run" / "pictures"
     assert sorted(p.name for p in pictures.iterdir()) == ["step_0000001.png", "step_0000002.png"]
     (pictures / "step_0000010.png").touch()
@@ -143,26 +141,18 @@ def test_a_run_that_chose_its_id_is_gone_on_with(
     assert wandb_logger(Tracking(), tmp_path).version == "my-run-2"
 
 
-def test_the_norm_is_of_all_gradients_before_clipping(
-    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_norm_is_of_all_gradients_before_clipping(streets_root: Path, tmp_path: Path) -> None:
     """Plain SGD moves the weights by the clipped gradient; unclipped, by all of it."""
-    start: dict[str, torch.Tensor] = {}
-
-    def on_train_start(self: SegmentationTask) -> None:
-        start.update({name: p.detach().clone() for name, p in self.named_parameters()})
-
-    monkeypatch.setattr(SegmentationTask, "on_train_start", on_train_start)
-    monkeypatch.chdir(REPOSITORY)
     sgd = ["--model.optimizer", "SGD", "--model.optimizer.lr", 0.5]
     sgd += ["--model.optimizer.weight_decay", 0, "--model.schedule.warmup_steps", 0]
+    sgd += callback("test_tracking.KeepStart")
     norms, moves = [], []
     for clip in ("null", "0.25"):
         run = tmp_path / clip
         more = [*sgd, "--trainer.max_epochs", -1, "--trainer.max_steps", 1]
-        assert fit(quick(streets_root, run, *more, "--trainer.gradient_clip_val", clip)) == 0
+        assert fit(small_fit(streets_root, run, *more, "--trainer.gradient_clip_val", clip)) == 0
         end = load_model(run / "checkpoints" / "last.ckpt").state_dict()
-        moved = [(start[name] - end[name]).norm() for name in start]
+        moved = [(start - end[name]).norm() for name, start in KeepStart.weights.items()]
         moves.append(float(torch.stack(moved).norm()) / 0.5)
         (row,) = rows_of(run, "train/grad_norm")
         norms.append(float(row["train/grad_norm"]))
@@ -170,14 +160,11 @@ def test_the_norm_is_of_all_gradients_before_clipping(
     assert moves[1] == pytest.approx(0.25, rel=1e-3)
 
 
-def test_the_best_is_kept_by_a_resumed_run(
-    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_is_kept_by_a_resumed_run(streets_root: Path, tmp_path: Path) -> None:
     """Until it is beaten; here it has to beat an mIoU that there cannot be."""
-    monkeypatch.chdir(REPOSITORY)
     run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
     every = ["--trainer.check_val_every_n_epoch", 1, "--trainer.max_epochs"]
-    assert fit(quick(streets_root, run, *every, 3)) == 0
+    assert fit(small_fit(streets_root, run, *every, 3)) == 0
     best = max(rows_of(run, "val/miou"), key=lambda row: float(row["val/miou"]))
     record = json.loads((checkpoints / "best.json").read_text())
     assert record["epoch"] == int(best["epoch"])
@@ -187,6 +174,6 @@ def test_the_best_is_kept_by_a_resumed_run(
     last["callbacks"]["RunCheckpoint"]["best"] = 2.0
     torch.save(last, checkpoints / "last.ckpt")
     before = (checkpoints / "best.ckpt").read_bytes()
-    assert fit(quick(streets_root, run, *every, 5, "--ckpt_path", "last")) == 0
+    assert fit(small_fit(streets_root, run, *every, 5, "--ckpt_path", "last")) == 0
     assert len(rows_of(run, "val/miou")) == 5
     assert (checkpoints / "best.ckpt").read_bytes() == before
