@@ -21,7 +21,7 @@ from skseg.attention.files import (
 from skseg.attention.observe import observe_attention
 from skseg.attention.records import AttentionFile
 from skseg.attention.summary import summarize_attention
-from skseg.data import get_dataset
+from skseg.data import default_root, get_dataset
 from skseg.errors import UserError, exits_on_mistakes
 from skseg.training.task import load_model
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     _check_repetitions(args.ckpt_path)
     tasks = [load_model(path) for path in args.ckpt_path]
     spec = get_dataset(args.name, args.root)
-    root = args.root or Path("data") / args.name
+    root = args.root or default_root(args.name)
     observations = observe_attention(
         tasks, spec, root, args.split, args.growth, args.window, args.max_images, args.scale
     )

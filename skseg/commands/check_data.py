@@ -4,13 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rich.console import Console
 
-from skseg.data import get_dataset
+from skseg.data import default_root, get_dataset
 from skseg.data.checking import check_split, class_table, contact_sheet
 from skseg.errors import exits_on_mistakes
+from skseg.viz import write_png
 
 
 @exits_on_mistakes
@@ -23,7 +23,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, help="picture of samples to write: NAME.png")
     parser.add_argument("--samples", type=int, default=8, help="in the picture, of each split")
     flags = parser.parse_args(args)
-    root = flags.root or Path("data") / flags.name
+    root = flags.root or default_root(flags.name)
     spec = get_dataset(flags.name, root)
     reports = [check_split(spec, root, split) for split in flags.splits]
     console = Console()
@@ -45,10 +45,7 @@ def main(args: list[str] | None = None) -> int:
         )
     ]
     if flags.sheet and shown:
-        flags.sheet.parent.mkdir(parents=True, exist_ok=True)
-        ok, content = cv2.imencode(".png", contact_sheet(spec, shown)[..., ::-1])
-        assert ok
-        flags.sheet.write_bytes(content.tobytes())
+        write_png(flags.sheet, contact_sheet(spec, shown))
         print(f"samples {flags.sheet}")
     print(f"{len(problems)} problems" if problems else "no problems")
     return 1 if problems else 0

@@ -2,6 +2,7 @@
 
 import argparse
 
+from skseg.data import default_root
 from skseg.errors import exits_on_mistakes
 from skseg.streets import draw_dataset
 
@@ -12,7 +13,7 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--root", default="data/streets", help="directory to make")
+    parser.add_argument("--root", default=str(default_root("streets")), help="directory to make")
     parser.add_argument("--train", type=int, default=240, help="training scenes")
     parser.add_argument("--val", type=int, default=60, help="validation scenes")
     parser.add_argument("--height", type=int, default=256, help="of a picture, in pixels")

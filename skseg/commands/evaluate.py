@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from skseg.commands.flags import add_inference_flags, inference_settings
-from skseg.data import get_dataset
+from skseg.data import default_root, get_dataset
 from skseg.errors import exits_on_mistakes
 from skseg.evaluation.evaluate import check_classes, compare, evaluate
 from skseg.evaluation.files import write_evaluation
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     task = load_model(args.ckpt_path)
     other = load_model(args.compare) if args.compare else None
     spec = get_dataset(args.name, args.root)
-    root = args.root or Path("data") / args.name
+    root = args.root or default_root(args.name)
     submission = None
     if args.submission:
         check_classes(task, spec)

@@ -27,7 +27,8 @@ from skseg.metrics import (
     miou_interval,
 )
 from skseg.training.task import SegmentationTask
-from skseg.viz import Image, Sample, shrink
+from skseg.types import Image, Mask
+from skseg.viz import Example, shrink
 
 _EXTREMES = 3
 _PACKAGES = (
@@ -46,7 +47,7 @@ class Ranked(NamedTuple):
     """An image and its own mIoU, over the classes in its truth or prediction."""
 
     miou: float
-    sample: Sample
+    sample: Example
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class Evaluation:
     record: EvaluationRecord
     names: list[str]
     counts: NDArray[np.int64]
-    samples: list[Sample]
+    samples: list[Example]
     best: list[Ranked]
     worst: list[Ranked]
 
 
-class _Pictures(Dataset[tuple[Image, Image]]):
+class _Pictures(Dataset[tuple[Image, Mask]]):
     """Images and masks as they are in their files."""
 
     def __init__(self, spec: DatasetSpec, pairs: Sequence[Pair]) -> None:
@@ -80,7 +81,7 @@ class _Pictures(Dataset[tuple[Image, Image]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[Image, Image]:
+    def __getitem__(self, index: int) -> tuple[Image, Mask]:
         return read_pair(self.spec, self.pairs[index])
 
 
@@ -107,7 +108,7 @@ def evaluate(
     num_workers: int = 1,
     seed: int = 0,
     samples: int = 4,
-    on_prediction: Callable[[str, Image], None] | None = None,
+    on_prediction: Callable[[str, Mask], None] | None = None,
 ) -> Evaluation:
     """Score a model on the images of a split, one by one at their own size.
 
@@ -146,7 +147,7 @@ def evaluate(
         by_image.append(counts.by_class())
         if on_prediction is not None:
             on_prediction(pair.name, predicted.indices)
-        sample = shrink(Sample(pair.name, image, truth, predicted.indices))
+        sample = shrink(Example(pair.name, image, truth, predicted.indices))
         if i in kept:
             shown.append(sample)
         own = float(miou(by_image[-1]))

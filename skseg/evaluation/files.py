@@ -9,7 +9,7 @@ from skseg.evaluation.page import render_page
 from skseg.metrics import ComparisonRecord, EvaluationRecord, miou
 from skseg.metrics.tables import COLUMNS, percent
 from skseg.training.task import SegmentationTask
-from skseg.viz import plot_samples
+from skseg.viz import plot_examples
 
 
 def write_evaluation(
@@ -47,7 +47,7 @@ def write_evaluation(
     (output / "report.html").write_text(
         render_page(evaluation, task.class_names, task.colors, comparison), encoding="utf-8"
     )
-    picture = plot_samples(evaluation.samples, task.class_names, task.colors)
+    picture = plot_examples(evaluation.samples, task.class_names, task.colors)
     picture.savefig(output / "predictions.png")
 
 

@@ -8,12 +8,12 @@ from PIL import Image as PillowImage
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE, DatasetSpec, read_image
+from skseg.data import LABEL_IDS, OFFICIAL, DatasetSpec, OfficialImages, read_image
 from skseg.errors import UserError
 from skseg.inference import InferenceSettings, best_device, predict
-from skseg.inference.pictures import write_png
 from skseg.training.task import SegmentationTask
-from skseg.viz import Image
+from skseg.types import Image, Mask
+from skseg.viz import write_png
 
 _SUFFIX = "_pred_labelIds.png"
 
@@ -45,8 +45,8 @@ class Submission:
         """
         if list(spec.classes.names) != list(LABEL_IDS):
             raise UserError(f"--submission needs the Cityscapes classes; {spec.name} has others")
-        if split not in OFFICIAL_COUNTS:
-            raise UserError(f"--submission is for {' or '.join(OFFICIAL_COUNTS)}, not {split}")
+        if split not in OFFICIAL.counts:
+            raise UserError(f"--submission is for {' or '.join(OFFICIAL.counts)}, not {split}")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--submission {folder}: exists and is not an empty folder")
         images, masks = spec.find(root, split)
@@ -55,10 +55,10 @@ class Submission:
         self.folder = folder
         self.images = {name: images[name] for name in sorted(images)}
         self.has_truth = bool(masks)
-        if spec.name == "cityscapes":
-            _check_official(self.images, split)
+        if spec.official is not None:
+            _check_official(self.images, split, spec.official)
 
-    def write(self, name: str, indices: Image) -> None:
+    def write(self, name: str, indices: Mask) -> None:
         """Write one image's class indices [H, W] as label ids.
 
         Raises:
@@ -93,13 +93,13 @@ class _Files(Dataset[Image]):
         return read_image(self.paths[index])
 
 
-def _check_official(images: dict[str, Path], split: str) -> None:
-    if len(images) != OFFICIAL_COUNTS[split]:
+def _check_official(images: dict[str, Path], split: str, official: OfficialImages) -> None:
+    if len(images) != official.counts[split]:
         raise UserError(
             f"--submission: split {split} has {len(images)} images here, "
-            f"the benchmark's has {OFFICIAL_COUNTS[split]}"
+            f"the benchmark's has {official.counts[split]}"
         )
-    height, width = OFFICIAL_SIZE
+    height, width = official.size
     for path in images.values():
         with PillowImage.open(path) as image:
             if image.size != (width, height):

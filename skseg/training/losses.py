@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skseg.errors import UserError
+from skseg.errors import UserError, check_values
 from skseg.types import VOID
 
 _OPTIONS: dict[str, set[str]] = {
@@ -66,9 +66,7 @@ class Loss:
             "min_kept": (self.min_kept is None or self.min_kept >= 1, "at least 1"),
             "gamma": (self.gamma is None or self.gamma >= 0, "0 or more"),
         }
-        for key, (is_valid, expected) in rules.items():
-            if not is_valid:
-                raise UserError(f"model.loss: {key} is {getattr(self, key)}; it must be {expected}")
+        check_values(vars(self), rules)
 
 
 class Criterion(nn.Module):

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from skseg.data import eval_transform
-from skseg.inference import normalize, padded_side, predict_logits
+from skseg.inference import padded_side, predict_logits
 from skseg.models import InputRule, build_model, input_rule
+from skseg.pixels import normalize
 
 
 class Recorder(nn.Module):

@@ -143,10 +143,10 @@ def test_weights_from_the_data(batch) -> None:
         ([{}, {}], "one or more different losses"),
         ([{"name": "dice", "label_smoothing": 0.1}], "label_smoothing belongs to cross_entropy"),
         ([{"name": "focal", "class_weights": "data"}], "class_weights belongs to cross_entropy an"),
-        ([{"label_smoothing": 1.0}], "label_smoothing is 1.0; it must be from 0"),
+        ([{"label_smoothing": 1.0}], "label_smoothing must be from 0"),
         ([{"class_weights": [1.0]}], "1 class_weights; it must have one for each of 4"),
         ([{"class_weights": [1.0, 1.0, 1.0, 0.0]}], "must be above 0 each"),
-        ([{"weight": 0}], "weight is 0; it must be above 0"),
+        ([{"weight": 0}], "weight must be above 0, not 0"),
         ([{"name": "ohem", "min_kept": 0}], "min_kept is 0"),
     ],
 )
