@@ -3,9 +3,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from skseg.pixels import denormalize
+from skseg.data import read_image
 from skseg.types import VOID
 from skseg.viz import (
     Example,
@@ -14,16 +13,10 @@ from skseg.viz import (
     paint_errors,
     plot_examples,
     shrink,
+    write_png,
 )
 
 COLORS = [(200, 0, 0), (0, 200, 0)]
-
-
-def test_to_picture_undoes_the_normalisation() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
-    normal = torch.from_numpy((picture / 255 - mean) / std).permute(2, 0, 1)
-    assert (denormalize(normal, mean, std) == picture).all()
 
 
 def test_colours_and_overlay() -> None:
@@ -75,3 +68,12 @@ def test_large_samples_are_shrunk_together() -> None:
     assert (small.image[..., 0] == small.truth).all()
     assert (small.prediction == small.truth + 1).all()
     assert shrink(sample, 100) is sample
+
+
+def test_a_png_keeps_colors_and_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.png"
+    for value in (10, 20):
+        image = np.full((2, 3, 3), (value, 0, 255), np.uint8)
+        write_png(path, image)
+        assert (read_image(path) == image).all()
+    assert [p.name for p in path.parent.iterdir()] == ["x.png"]

@@ -10,7 +10,7 @@ _LAMPS = ((0.95, 0.1, 0.05), (1.0, 0.65, 0.1), (0.15, 0.9, 0.45))
 _RED, _BLUE, _YELLOW = (0.75, 0.08, 0.08), (0.1, 0.25, 0.65), (0.9, 0.75, 0.1)
 _WHITE, _BLACK, _BARE = (0.9, 0.9, 0.9), (0.08, 0.08, 0.08), (0.5, 0.5, 0.5)
 
-# Colours of a plate from the rim to the middle; the bare one is the back of a plate.
+# Colors of a plate from the rim to the middle; the bare one is the back of a plate.
 _PLATES = (
     (_RED, _WHITE, _BLACK),
     (_WHITE, _BLUE, _WHITE),
@@ -107,7 +107,7 @@ def traffic_sign(canvas: Canvas, rng: np.random.Generator, place: Place) -> None
 
 
 def _outline(corners: int, *, upright: bool) -> Floats:
-    """Gives the shape of a plate, `[n, 2]`: an upright rectangle, or as many corners as asked."""
+    """Return the shape of a plate, [n, 2]: an upright rectangle, or as many corners as asked."""
     if upright:
         return np.array([(-0.7, -1), (0.7, -1), (0.7, 1), (-0.7, 1)], np.float32)
     # Octagons stand on a side, the others with a corner up.

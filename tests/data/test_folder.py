@@ -64,8 +64,8 @@ def test_voc_colours() -> None:
     [
         (None, "cannot be read"),
         ("names: [a", "is not YAML"),
-        ("- a", "has no names"),
-        ("classes: [a, b]", "has no names"),
+        ("- a", "has no `names`"),
+        ("classes: [a, b]", "has no `names`"),
         ("names: [a, b]\ncolours: []", "has a key 'colours'; there are names, colors, values"),
         ("names: [a]", "names must be a list of 2"),
         ("names: [a, a]", "names must be a list of 2 to 254 different"),

@@ -42,7 +42,7 @@ def test_a_failing_picture_is_reported_and_the_rest_goes_on(
     errors = {result.picture.name: str(result.error) for result in done if result.error}
     assert errors.keys() == {"deep.png", "empty.jpg"}
     assert "more than 8 bits" in errors["deep.png"]
-    assert "cannot be read as a picture" in errors["empty.jpg"]
+    assert "cannot be read as an image" in errors["empty.jpg"]
     assert {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")} == {
         f"{name}{suffix}"
         for name in ("rgb", "grey", "palette", "below/alpha", "below/cmyk")

@@ -147,7 +147,7 @@ def test_weights_from_the_data(batch) -> None:
         ([{"class_weights": [1.0]}], "1 class_weights; it must have one for each of 4"),
         ([{"class_weights": [1.0, 1.0, 1.0, 0.0]}], "must be above 0 each"),
         ([{"weight": 0}], "weight must be above 0, not 0"),
-        ([{"name": "ohem", "min_kept": 0}], "min_kept is 0"),
+        ([{"name": "ohem", "min_kept": 0}], "min_kept must be at least 1, not 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(losses: list[dict], message: str) -> None:
