@@ -79,7 +79,7 @@ class Canvas:
     """An image with a label id, an instance id and a distance at every pixel."""
 
     def __init__(self, height: int, width: int, camera: Camera, rng: np.random.Generator):
-        """Start black and unlabelled."""
+        """Start with a black image without labels."""
         self.camera = camera
         self.rgb = np.zeros((height, width, 3), np.float32)
         self.labels = np.zeros((height, width), np.uint8)
@@ -91,7 +91,7 @@ class Canvas:
     def enlarged(self, factor: float, point: ArrayLike) -> Iterator[None]:
         """Draw with a camera that enlarges about a point [3]; no pixel is interpolated."""
         camera = self.camera
-        self.camera = camera.enlarged(factor, camera.project([point])[0])
+        self.camera = camera.enlarged(factor, camera.project(np.asarray(point)[None])[0])
         try:
             yield
         finally:
@@ -108,7 +108,7 @@ class Canvas:
             self._paint(box, self._mask(pixels, box), color, ink)
 
     def stroke(self, points: ArrayLike, width: float, color: ArrayLike, ink: Ink) -> None:
-        """Draw lines of a width in meters with round ends through points [n, 3]."""
+        """Draw a line through points [n, 3], of a width in meters, with round ends."""
         pixels = self.camera.project(points)
         thickness = max(1, round(self.camera.pixels(width, ink.z)))
         box = self._box(pixels, margin=thickness)
@@ -120,7 +120,7 @@ class Canvas:
             self._paint(box, mask > 0, color, ink)
 
     def disc(self, point: ArrayLike, radius: float, color: ArrayLike, ink: Ink) -> None:
-        """Fill a circle of a radius in meters that faces the camera."""
+        """Fill a circle that faces the camera, of a radius in meters."""
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         radius_px = max(0.7, self.camera.pixels(radius, ink.z))
         rim = np.stack([np.cos(angles), np.sin(angles)], 1) * radius_px

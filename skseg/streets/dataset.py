@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from rich import get_console
 from rich.progress import track
 
 from skseg.errors import UserError
@@ -72,14 +73,19 @@ def draw_dataset(
         for split in ("train", "val"):
             (folder / "leftImg8bit" / split / "drawn").mkdir(parents=True)
             (folder / "gtFine" / split / "drawn").mkdir(parents=True)
+        shown = get_console().is_terminal
         if workers == 0:
-            for job in track(jobs, "Drawing", transient=True):
+            for job in track(jobs, "drawing", transient=True, disable=not shown):
                 _draw(*job)
         else:
             with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
                 futures = [pool.submit(_draw, *job) for job in jobs]
                 for future in track(
-                    as_completed(futures), "Drawing", total=len(jobs), transient=True
+                    as_completed(futures),
+                    "drawing",
+                    total=len(jobs),
+                    transient=True,
+                    disable=not shown,
                 ):
                     future.result()
         (folder / _RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")

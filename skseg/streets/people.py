@@ -11,7 +11,7 @@ _Limb = Sequence[tuple[float, float]]
 
 
 def person(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """Somebody who stands or walks."""
+    """Draw a person who stands or walks."""
     height = rng.uniform(1.5, 1.92) if rng.random() < 0.85 else rng.uniform(0.95, 1.4)
     step = rng.uniform(-0.14, 0.14)
     shade_below(canvas, place, 0.35, 0.4, height)
@@ -24,22 +24,22 @@ def person(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def cyclist(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A bicycle and its rider."""
+    """Draw a bicycle and its rider."""
     _ride(canvas, rng, place, "bicycle")
 
 
-def biker(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A motorcycle and its rider."""
+def motorcyclist(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
+    """Draw a motorcycle and its rider."""
     _ride(canvas, rng, place, "motorcycle")
 
 
 def bicycle(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A parked bicycle."""
+    """Draw a parked bicycle."""
     _two_wheeler(canvas, rng, place, "bicycle")
 
 
 def motorcycle(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A parked motorcycle."""
+    """Draw a parked motorcycle."""
     _two_wheeler(canvas, rng, place, "motorcycle")
 
 
@@ -113,7 +113,7 @@ def _figure(
     legs: Sequence[_Limb],
     arms: Sequence[_Limb],
 ) -> None:
-    """Draw a body from limbs in parts of its height, (aside, up)."""
+    """Draw a body from limbs (aside, up), in fractions of its height."""
     ink = place.ink(name)
     light = 0.6 + 0.5 * place.light
     skin = np.array([0.85, 0.62, 0.48]) * rng.uniform(0.35, 1.05) * light

@@ -42,7 +42,7 @@ OCCURRENCES = (
     Occurrence(vehicles.bus, 1.3, "lane", (12, 45)),
     Occurrence(people.cyclist, 1.2, "lane", (4, 22)),
     Occurrence(people.cyclist, 0.7, "crossing", (5, 22)),
-    Occurrence(people.biker, 1.2, "lane", (4, 22)),
+    Occurrence(people.motorcyclist, 1.2, "lane", (4, 22)),
     Occurrence(people.bicycle, 1.8, "sidewalk", (3, 18)),
     Occurrence(people.motorcycle, 1.6, "parked", (4, 20)),
     Occurrence(people.person, 5.0, "sidewalk", (3, 35)),

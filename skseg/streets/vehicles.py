@@ -8,7 +8,7 @@ from skseg.streets.place import Place, paint_color, shade_below
 
 
 def car(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A car from small to van."""
+    """Draw a car, from a small one to a van."""
     van = rng.random() < 0.2
     length, width = rng.uniform(3.7, 4.9), rng.uniform(1.7, 1.9)
     waist = rng.uniform(0.85, 1.0) + 0.1 * van
@@ -33,7 +33,7 @@ def car(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def truck(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A cab and a box, or an open bed."""
+    """Draw a truck: a cab and a box or an open bed."""
     length, width, height = rng.uniform(6, 10), rng.uniform(2.2, 2.5), rng.uniform(2.8, 3.7)
     color, cargo, ink = paint_color(rng), paint_color(rng), place.ink("truck")
     glass = np.full(3, 0.12, np.float32)
@@ -63,7 +63,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def bus(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A long box with a row of windows."""
+    """Draw a bus: a long box with one or two rows of windows."""
     length, width, height = rng.uniform(9, 12.5), 2.5, rng.uniform(2.9, 3.2)
     if rng.random() < 0.15:
         height = 4.2
@@ -165,7 +165,7 @@ def _tires(canvas: Canvas, place: Place, axle: float, half_width: float, ink: In
 def _wheels(
     canvas: Canvas, place: Place, axles: list[float], radius: float, half_width: float, ink: Ink
 ) -> None:
-    """Draw the wheels on the side that is seen."""
+    """Draw the wheels on the visible side."""
     aside = _visible_side(canvas, place) * half_width * 1.01
     angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     for axle in axles:
@@ -179,6 +179,6 @@ def _wheels(
 
 
 def _visible_side(canvas: Canvas, place: Place) -> int:
-    """Return -1 where a thing shows its left side, 1 where it shows its right."""
+    """Return -1 if the left side of a thing is visible, 1 if its right side is."""
     x = place.x + canvas.camera.bend * place.z**2
     return -1 if x * np.cos(place.heading) > place.z * np.sin(place.heading) else 1
