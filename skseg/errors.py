@@ -1,7 +1,7 @@
 """The one exception for a user's mistake, and the words that help to correct it."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 _WORKER_MARK = "Original Traceback"
@@ -50,6 +50,29 @@ def near_names(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; there are {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else ""
+
+
+def check_values(
+    values: Mapping[str, object], rules: Mapping[str, tuple[bool, str]], where: str = ""
+) -> None:
+    """Raise on the first value that breaks its rule.
+
+    Args:
+        values: Values by parameter name.
+        rules: By parameter name, whether its value is valid, and what it must be.
+        where: Beginning of the message, such as a file's name and a colon.
+
+    Raises:
+        UserError: A value is not valid; the message names the parameter.
+
+    Example:
+        >>> check_values({"flip": 1.5}, {"flip": (False, "a probability from 0 to 1")})
+        Traceback (most recent call last):
+        skseg.errors.UserError: `flip` must be a probability from 0 to 1, got 1.5
+    """
+    for name, (is_valid, expected) in rules.items():
+        if not is_valid:
+            raise UserError(f"{where}`{name}` must be {expected}, got {values[name]!r}")
 
 
 def mistake_message(error: Exception) -> str | None:

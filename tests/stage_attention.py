@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from skseg.data import get_dataset, read_pair
-from skseg.inference import normalize
 from skseg.nn.attention import SKAttention
+from skseg.pixels import normalize
 from skseg.training.task import SegmentationTask
 
 

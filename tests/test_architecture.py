@@ -13,24 +13,25 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "files": {"errors"},
+    "pixels": {"types"},
     "viz": {"files", "types"},
     "nn": {"errors"},
     "metrics": {"types"},
-    "data": {"errors", "files", "types", "viz"},
-    "streets": {"data", "errors", "files"},
+    "data": {"errors", "files", "pixels", "types", "viz"},
+    "streets": {"data", "errors", "files", "types"},
     "encoders": {"errors", "nn"},
     "convert": {"encoders", "errors", "nn"},
     "models": {"convert", "encoders", "errors"},
-    "inference": {"data", "errors", "files", "models", "types", "viz"},
+    "inference": {"data", "errors", "files", "models", "pixels", "types", "viz"},
     "training": {
-        *("errors", "files", "types", "viz", "nn", "metrics"),
+        *("errors", "files", "pixels", "types", "viz", "nn", "metrics"),
         *("convert", "encoders", "inference", "models"),
     },
     "evaluation": {"data", "errors", "files", "inference", "metrics", "training", "types", "viz"},
-    "study": {"errors", "files", "inference", "metrics"},
+    "study": {"data", "errors", "files", "inference", "metrics"},
     "attention": {
-        *("data", "errors", "evaluation", "files", "inference", "metrics", "nn", "streets"),
-        *("training", "types", "viz"),
+        *("data", "errors", "evaluation", "files", "inference", "metrics", "nn", "pixels"),
+        *("streets", "training", "types", "viz"),
     },
     "commands": {
         *("attention", "convert", "data", "errors", "evaluation", "files", "inference"),
@@ -80,4 +81,4 @@ def test_the_layers_have_no_circle() -> None:
 def test_the_root_holds_no_loose_modules() -> None:
     """Beyond those that everything shares."""
     loose = {path.stem for path in PACKAGE.glob("*.py")}
-    assert loose == {"__init__", "__main__", "errors", "files", "models", "types", "viz"}
+    assert loose == {"__init__", "__main__", "errors", "files", "models", "pixels", "types", "viz"}

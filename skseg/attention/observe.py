@@ -22,13 +22,15 @@ from skseg.attention.targets import (
     read_split,
     redrawn_targets,
 )
-from skseg.data import STREETS, DatasetSpec, Pair
+from skseg.data import DatasetSpec, Pair
 from skseg.errors import UserError
 from skseg.evaluation.evaluate import check_classes
-from skseg.inference import best_device, normalize, padded_side
+from skseg.inference import best_device, padded_side
 from skseg.nn import Unit, attention_units, record_attention
+from skseg.pixels import normalize
 from skseg.training.task import SegmentationTask
-from skseg.viz import Image, Sample, shrink
+from skseg.types import Image, Mask
+from skseg.viz import Example, shrink
 
 _BATCH_SIZE = 8  # windows
 
@@ -61,7 +63,7 @@ class ImageAttention(NamedTuple):
         weights: [U, M], mean over channels.
     """
 
-    sample: Sample
+    sample: Example
     weights: Floats
 
 
@@ -125,7 +127,7 @@ def compute_attention(
     Returns:
         For each unit [B, M, C]; attention by region is averaged over the regions.
     """
-    batch = torch.cat([normalize(p, task.mean, task.std, task.device) for p in images])
+    batch = torch.cat([normalize(p, task.mean, task.std, task.device)[None] for p in images])
     with torch.inference_mode(), record_attention(task.model) as recorded:
         task(batch)
     return unit_attention(recorded, units)
@@ -224,7 +226,7 @@ def observe_attention(
                 _add(blurred, i, blurred_targets(image, mask, window, scale))
         added = [collector.add(image, mask) for collector in selections]
         predicted, attention = added[0]
-        sample = shrink(Sample(pair.name, image, mask, predicted), 512)
+        sample = shrink(Example(pair.name, image, mask, predicted), 512)
         whole.append(ImageAttention(sample, np.stack([a.mean(1) for a in attention])))
     if not original[0].targets:
         raise UserError(f"{root}, split {split!r}: no object of 16x16 pixels or more")
@@ -251,7 +253,7 @@ def observe_attention(
 
 def _read(
     description: str, spec: DatasetSpec, pairs: list[Pair], window: int, scale: float
-) -> Iterable[tuple[Pair, Image, Image]]:
+) -> Iterable[tuple[Pair, Image, Mask]]:
     """Read the images with a progress bar."""
     return track(read_split(spec, pairs, window, scale), description, len(pairs), transient=True)
 
@@ -279,14 +281,14 @@ def _spread(pairs: list[Pair], count: int | None) -> list[Pair]:
 
 def _check_growth(growth: GrowthMethod | None, spec: DatasetSpec) -> GrowthMethod:
     if growth is None:
-        return "redraw" if spec.name == STREETS.name else "crop"
+        return "redraw" if spec.is_drawn else "crop"
     if growth not in get_args(GrowthMethod):
         raise UserError(
             f"`growth` must be one of {', '.join(get_args(GrowthMethod))}, not {growth!r}"
         )
-    if growth == "redraw" and spec.name != STREETS.name:
+    if growth == "redraw" and not spec.is_drawn:
         raise UserError(
-            f"`growth` can be 'redraw' only for the drawn scenes of {STREETS.name}, not for "
+            "`growth` can be 'redraw' only for the drawn scenes of streets, not for "
             f"{spec.name}; use 'crop'"
         )
     return growth

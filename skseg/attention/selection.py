@@ -15,7 +15,7 @@ from skseg.metrics.bootstrap import Values
 from skseg.metrics.estimates import estimate
 from skseg.nn import Unit, fix_attention, record_attention
 from skseg.training.task import SegmentationTask
-from skseg.viz import Image
+from skseg.types import Image, Mask
 
 Floats = NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class SelectionCollector:
         self.counts: list[NDArray[np.int64]] = []
         self.counts_fixed: list[NDArray[np.int64]] = []
 
-    def add(self, image: Image, mask: Image) -> tuple[Image, list[Floats]]:
+    def add(self, image: Image, mask: Mask) -> tuple[Mask, list[Floats]]:
         """Predict an image.
 
         Returns:
@@ -70,14 +70,14 @@ class SelectionCollector:
         self.counts.append(self._count(mask, predicted))
         return predicted, [attention[0] for attention in by_unit]
 
-    def add_fixed(self, image: Image, mask: Image) -> None:
+    def add_fixed(self, image: Image, mask: Mask) -> None:
         """Predict an image with each unit's attention fixed at its mean over the added images."""
         means = {name: total / len(self.counts) for name, total in self.sums.items()}
         with fix_attention(self.task.model, means):
             predicted = predict(self.task, image, self.settings).indices
         self.counts_fixed.append(self._count(mask, predicted))
 
-    def _count(self, mask: Image, predicted: Image) -> NDArray[np.int64]:
+    def _count(self, mask: Mask, predicted: Mask) -> NDArray[np.int64]:
         return count_by_class(count_pixels(mask, predicted, len(self.task.class_names)))
 
     def result(self) -> Selection:

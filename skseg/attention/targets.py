@@ -12,8 +12,7 @@ from skseg.errors import UserError
 from skseg.inference import resize
 from skseg.metrics.objects import SIDES
 from skseg.streets import Growth, redraw
-from skseg.types import VOID
-from skseg.viz import Image
+from skseg.types import VOID, Image, Mask
 
 FACTORS = (1.0, 1.5, 2.0)
 """Sizes at which an object is shown, relative to its original size (the paper's figure 3)."""
@@ -50,7 +49,7 @@ class Target(NamedTuple):
     windows: list[Image]
 
 
-def find_objects(mask: Image) -> list[MaskObject]:
+def find_objects(mask: Mask) -> list[MaskObject]:
     """Find the objects of at least `SMALLEST_AREA` pixels in class indices [H, W].
 
     An object is a connected component (8 neighbors) of one class, as in `skseg.metrics.objects`.
@@ -96,7 +95,7 @@ def window_around(
     return slice(first_row, first_row + side), slice(first_column, first_column + side)
 
 
-def original_targets(image: Image, mask: Image, window: int, scale: float = 1.0) -> list[Target]:
+def original_targets(image: Image, mask: Mask, window: int, scale: float = 1.0) -> list[Target]:
     """Show every object at its original size.
 
     Args:
@@ -111,7 +110,7 @@ def original_targets(image: Image, mask: Image, window: int, scale: float = 1.0)
     ]
 
 
-def cropped_targets(image: Image, mask: Image, window: int, scale: float = 1.0) -> list[Target]:
+def cropped_targets(image: Image, mask: Mask, window: int, scale: float = 1.0) -> list[Target]:
     """Show objects growing by cropping and resizing, as the paper does.
 
     At factor f the image is scaled by f times `scale` and cropped around the object. The
@@ -148,7 +147,7 @@ def growth_blurs(scale: float) -> bool:
     return scale * FACTORS[-1] > 1
 
 
-def blurred_targets(image: Image, mask: Image, window: int, scale: float = 1.0) -> list[Target]:
+def blurred_targets(image: Image, mask: Mask, window: int, scale: float = 1.0) -> list[Target]:
     """Show the objects of `cropped_targets` sharp, and as blurred as enlarging makes them.
 
     This is the control of growth by cropping. The second window is the first one, shrunk to as many
@@ -211,7 +210,7 @@ def redrawn_targets(
 
 def read_split(
     spec: DatasetSpec, pairs: list[Pair], window: int, scale: float = 1.0
-) -> Iterator[tuple[Pair, Image, Image]]:
+) -> Iterator[tuple[Pair, Image, Mask]]:
     """Yield each pair with its image [H, W, 3] and mask [H, W].
 
     Raises:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from skseg.commands.parser import run_command
 from skseg.commands.runs import find_data
 from skseg.data import Pair, get_dataset
 from skseg.data.checking import check_split, class_table, contact_sheet
+from skseg.viz import write_png
 
 
 def check_data(
@@ -54,10 +54,7 @@ def check_data(
         print(f"error: {problem}", file=sys.stderr)
     shown = [pair for report in reports for pair in _spread(report.good, samples)]
     if sheet and shown:
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        ok, content = cv2.imencode(".png", contact_sheet(spec, shown)[..., ::-1])
-        assert ok
-        sheet.write_bytes(content.tobytes())
+        write_png(sheet, contact_sheet(spec, shown))
         print(f"samples {sheet}")
     print(f"{len(problems)} problems" if problems else "no problems")
     return 1 if problems else 0

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skseg.commands.parser import run_command
+from skseg.data import default_root
 from skseg.streets import draw_dataset
 
-_ROOT = Path("data/streets")  # where configs/streets.yaml expects it
+_ROOT = default_root("streets")
 
 
 def draw_streets(

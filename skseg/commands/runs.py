@@ -7,6 +7,7 @@ from typing import NamedTuple
 import yaml
 
 from skseg.commands.flags import DataFlags
+from skseg.data import default_root
 from skseg.errors import UserError
 
 
@@ -65,7 +66,7 @@ def find_data(flags: DataFlags, runs: Iterable[Path]) -> DataSource:
             "trained on"
         )
     own = next((source for source in known if source.name == name), None)
-    root = flags.root or (own.root if own else Path("data") / name)
+    root = flags.root or (own.root if own else default_root(name))
     return DataSource(name, root, own.split if own else "val")
 
 
@@ -95,7 +96,7 @@ def read_data(config: Path) -> DataSource | None:
     try:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         name = str(data["name"])
-        root = data.get("root") or Path("data") / name
+        root = data.get("root") or default_root(name)
         return DataSource(name, Path(root), str(data.get("eval_split", "val")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise UserError(f"{config}: is not the configuration of a run; give `data.name`") from None

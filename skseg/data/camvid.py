@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from skseg.data.dataset import ClassTable, DatasetSpec
-from skseg.data.files import IMAGE_SUFFIXES, IndexMask, by_name, read_indices, remap
-from skseg.types import VOID
+from skseg.data.files import IMAGE_SUFFIXES, files_by_name, read_indices, remap
+from skseg.types import VOID, Mask
 
 _CLASSES = (
     ("sky", (128, 128, 128)),
@@ -20,26 +20,26 @@ _CLASSES = (
     ("pedestrian", (64, 64, 0)),
     ("bicyclist", (0, 128, 192)),
 )
-_UNLABELLED = len(_CLASSES)
-_FROM_VALUE = {index: index for index in range(len(_CLASSES))} | {_UNLABELLED: VOID}
+_UNLABELED = len(_CLASSES)
+_FROM_VALUE = {index: index for index in range(len(_CLASSES))} | {_UNLABELED: VOID}
 
 
 def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-    """Finds images and masks by file stem, in either of the two layouts."""
+    """Find images and masks by file stem, in either of the two layouts."""
     images, masks = root / split / "images", root / split / "masks"
     if not images.is_dir() and not masks.is_dir():
         images, masks = root / split, root / f"{split}annot"
     return _by_stem(images), _by_stem(masks)
 
 
-def read_mask(path: Path) -> IndexMask:
-    """Reads a mask of class indices, where 11 means unlabelled: void."""
+def read_mask(path: Path) -> Mask:
+    """Read a mask of class indices, in which 11 is unlabeled: void."""
     return remap(read_indices(path), _FROM_VALUE, path)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     files = (file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return by_name(files, lambda file: file.stem)
+    return files_by_name(files, lambda file: file.stem)
 
 
 CAMVID = DatasetSpec(

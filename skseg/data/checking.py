@@ -1,4 +1,4 @@
-"""What a data set holds, and what is wrong with it, before anyone trains on it."""
+"""Check the files of a data set before training: sizes, class shares, and what is wrong."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,21 +14,22 @@ from rich.table import Table
 from skseg.data.class_weights import inverse_log_weights
 from skseg.data.dataset import DatasetSpec, Pair, read_pair
 from skseg.errors import UserError
-from skseg.viz import Image, overlay
+from skseg.types import Image
+from skseg.viz import overlay
 
 
 @dataclass
 class SplitReport:
-    """What was found in one split.
+    """The result of checking one split.
 
     Attributes:
-        split: its name.
-        pairs: image and mask of each sample, sorted by name.
-        good: those that could be read.
-        sizes: how many images there are of each (height, width) in pixels.
-        counts: int64 [K] pixels of each class in the masks that could be read.
-        void: pixels of no class.
-        problems: one line for each file, or the whole split, that training would fail on.
+        split: Name of the split.
+        pairs: Image and mask of each sample, sorted by name.
+        counts: Pixels of each class in the masks that could be read, int64 [K].
+        good: The pairs that could be read.
+        sizes: Number of images of each (height, width) in pixels.
+        void: Number of pixels without a class.
+        problems: One line for each problem that training would fail on.
     """
 
     split: str
@@ -44,12 +45,12 @@ def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
     """Read all files of a split as training does.
 
     Args:
-        spec: the data set.
-        root: its directory.
-        split: one of its splits.
+        spec: The data set.
+        root: Its directory.
+        split: One of its splits.
 
     Returns:
-        The report; what is wrong is in its `problems` and raises nothing.
+        The report. Problems are listed in it; none is raised.
     """
     report = SplitReport(split, [], np.zeros(len(spec.classes), np.int64))
     try:
@@ -71,8 +72,13 @@ def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
 
 
 def class_table(reports: list[SplitReport], class_names: Sequence[str]) -> Table:
-    """Tabulate the share of each class in the labelled pixels, by split, with loss weights."""
-    table = Table(title="share of the labelled pixels, %")
+    """Tabulate the share of each class in the labeled pixels, by split, with loss weights.
+
+    Args:
+        reports: One or more reports; the weights are those of the first.
+        class_names: A name for each class.
+    """
+    table = Table(title="share of the labeled pixels, %")
     table.add_column("class")
     for report in reports:
         table.add_column(report.split, justify="right")
@@ -86,12 +92,12 @@ def class_table(reports: list[SplitReport], class_names: Sequence[str]) -> Table
 
 
 def contact_sheet(spec: DatasetSpec, pairs: Sequence[Pair], columns: int = 4) -> Image:
-    """Lay samples out in a grid, each image above itself with its mask painted over.
+    """Show samples in a grid, each image above a copy with its mask painted over.
 
     Args:
-        spec: the data set.
-        pairs: one or more samples of it.
-        columns: of the grid.
+        spec: The data set.
+        pairs: One or more samples of it.
+        columns: Number of columns of the grid.
 
     Returns:
         [H, W, 3] uint8 RGB.

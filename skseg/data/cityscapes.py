@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skseg.data.dataset import ClassTable, DatasetSpec
-from skseg.data.files import IndexMask, by_name, read_indices, remap
-from skseg.types import VOID
+from skseg.data.dataset import ClassTable, DatasetSpec, OfficialImages
+from skseg.data.files import files_by_name, read_indices, remap
+from skseg.types import VOID, Mask
 
-# (label id, name, colour) in the order of the training ids; from `labels.py` of cityscapesScripts.
+# (label id, name, color) in the order of the training ids; from `labels.py` of cityscapesScripts.
 _TRAINED = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -33,13 +33,10 @@ _TRAINED = (
 LABEL_IDS = {name: label_id for label_id, name, _ in _TRAINED}
 """The label id of each training class by its name."""
 
-OFFICIAL_COUNTS = {"val": 500, "test": 1525}
-"""The number of images of the splits that can be submitted."""
+OFFICIAL = OfficialImages(counts={"val": 500, "test": 1525}, size=(1024, 2048))
+"""The images of the benchmark in the splits that can be submitted."""
 
-OFFICIAL_SIZE = (1024, 2048)
-"""Height and width of every image."""
-
-# The first label id of each category that counts, likewise from `labels.py`.
+# The first label id of each category with classes, likewise from `labels.py`.
 _CATEGORIES = {
     7: "flat",
     11: "construction",
@@ -65,7 +62,7 @@ _LAYOUT = f"""Looked for:
 
 
 def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-    """Finds images and masks by `CITY/NAME`; label ids go before training ids."""
+    """Find images and masks by `CITY/NAME`; files of label ids win over those of training ids."""
     gt_fine = root / "gtFine" / split
     return (
         _by_stem(root / "leftImg8bit" / split, _IMAGE),
@@ -73,14 +70,14 @@ def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]
     )
 
 
-def read_mask(path: Path) -> IndexMask:
-    """Reads a mask of label ids, or of training ids where the file's name says so."""
+def read_mask(path: Path) -> Mask:
+    """Read a mask of label ids, or of training ids where the file's name says so."""
     is_train_ids = path.name.endswith(_TRAIN_ID_MASK)
     return remap(read_indices(path), _FROM_TRAIN_ID if is_train_ids else _FROM_LABEL_ID, path)
 
 
 def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    return by_name(
+    return files_by_name(
         folder.glob(f"*/*{suffix}"),
         lambda file: f"{file.parent.name}/{file.name.removesuffix(suffix)}",
     )
@@ -99,6 +96,7 @@ CITYSCAPES = DatasetSpec(
     splits=("train", "val", "test"),
     find=find,
     read_mask=read_mask,
+    official=OFFICIAL,
     help=f"""{_LAYOUT}
 To get it: register at https://www.cityscapes-dataset.com, `pip install cityscapesscripts`, and
   `csDownload -d ROOT gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip`; unpack both in ROOT.
@@ -109,7 +107,9 @@ STREETS = replace(
     CITYSCAPES,
     name="streets",
     splits=("train", "val"),
+    official=None,
+    is_drawn=True,
     help=f"""{_LAYOUT}
 To get it: `python scripts/draw_streets.py --root ROOT` draws it in about a minute.""",
 )
-"""Drawn scenes, see `skseg.streets`, which are written as Cityscapes is."""
+"""Drawn scenes in the layout of Cityscapes; see `skseg.streets`."""

@@ -1,4 +1,4 @@
-"""The datamodule: from a data set's name to the loaders of a run."""
+"""The datamodule: from the name of a data set to the loaders of a run."""
 
 import multiprocessing
 import os
@@ -14,8 +14,8 @@ import torch
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from skseg.data.dataset import Sample, SegmentationDataset
-from skseg.data.registry import get_dataset
+from skseg.data.dataset import DatasetItem, SegmentationDataset
+from skseg.data.registry import default_root, get_dataset
 from skseg.data.samplers import EvalSampler, TrainSampler
 from skseg.data.transforms import (
     IMAGENET_MEAN,
@@ -24,15 +24,19 @@ from skseg.data.transforms import (
     load_augmentation,
     train_transform,
 )
-from skseg.errors import UserError
+from skseg.errors import UserError, check_values
 
 
 class SegmentationDataModule(pl.LightningDataModule):
     """Training crops and whole evaluation images of one data set.
 
-    Batches are dicts of `image` float32 `[B, 3, H, W]`, `mask` int64 `[B, H, W]` with void 255,
-    and `name`, a list of B strings. The trainer must run with `use_distributed_sampler=False`:
-    the loaders share the samples out themselves.
+    Batches are dicts, see `skseg.types.Batch`. The trainer must run with
+    `use_distributed_sampler=False`: the samplers here divide the samples among the devices.
+
+    Example:
+        >>> data = SegmentationDataModule("camvid", root="data/camvid", batch_size=4)
+        >>> data.num_classes, data.class_names[0], data.colors[0]
+        (11, 'sky', (128, 128, 128))
     """
 
     def __init__(
@@ -51,31 +55,31 @@ class SegmentationDataModule(pl.LightningDataModule):
         seed: int = 0,
         eval_split: str = "val",
     ):
-        """Checks the values; files are looked for in `setup`.
+        """Check the values; `setup` finds the files.
 
         Args:
-            name: The data set: cityscapes, camvid, streets, or folder for one's own.
-            root: Its directory; data/NAME if not given.
-            batch_size: Training samples in a step, over all devices together.
-            crop_size: Height and width of the training crops.
-            scale: The range of the random scale of training images.
-            flip: The probability of mirroring a training image.
-            color_jitter: The strength of random changes of brightness, contrast, saturation and
-                hue, from 0 (off) to 1.
+            name: The data set: cityscapes, camvid, streets, or folder for your own data.
+            root: Its directory; data/NAME by default.
+            batch_size: Number of training samples per step, in total over all devices.
+            crop_size: Height and width of the training crops, in pixels.
+            scale: Range of the random scale of training images.
+            flip: Probability of mirroring a training image.
+            color_jitter: Strength of random changes of brightness, contrast, saturation and hue,
+                from 0 (off) to 1.
             augmentation: File of further random transforms of the training crops, written by
-                albumentations' A.save; they come after those above.
-            mean: RGB mean of the images, in fractions of the full range.
-            std: RGB standard deviation of the images, in fractions of the full range.
-            num_workers: Processes that read and transform, for each loader.
-            seed: Of the order and the random transforms of the training samples.
-            eval_split: The split that validation and test run on.
+                albumentations' A.save; they run after those above.
+            mean: RGB mean of the images, as fractions of the full range.
+            std: RGB standard deviation of the images, as fractions of the full range.
+            num_workers: Number of processes per loader that read and transform images.
+            seed: Seed of the order and the random transforms of the training samples.
+            eval_split: The split for validation and test.
 
         Raises:
-            UserError: A value is out of its range, or there is no such data set or split.
+            UserError: A value is out of range, or there is no such data set or split.
         """
         super().__init__()
         self.name = name
-        self.root = Path(root or f"data/{name}")
+        self.root = Path(root or default_root(name))
         self.spec = get_dataset(name, self.root)
         self.batch_size = batch_size
         self.crop_size = crop_size
@@ -88,7 +92,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.eval_split = eval_split
-        self._position = (0, 0)  # epoch, and batches of it that are done, where training starts
+        self._position = (0, 0)  # where training starts: the epoch, and its finished batches
         self._check()
 
     @property
@@ -98,20 +102,23 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:
-        """The RGB colours of the classes, 0 to 255, by index."""
+        """The RGB colors of the classes, 0 to 255, by index."""
         return list(self.spec.classes.colors)
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, void not counted."""
+        """The number of classes, without void."""
         return len(self.spec.classes)
 
     def setup(self, stage: str) -> None:
-        """Finds the files of the stage's splits.
+        """Find the files of the splits that a stage needs.
+
+        Args:
+            stage: "fit", or another stage of Lightning's, which needs `eval_split` only.
 
         Raises:
             UserError: The data are missing or incomplete, `batch_size` does not fit the
-                training set and the number of devices, or `augmentation` is no such file.
+                training set and the number of devices, or `augmentation` is not a valid file.
         """
         if stage == "fit":
             transform = train_transform(
@@ -128,8 +135,8 @@ class SegmentationDataModule(pl.LightningDataModule):
         transform = eval_transform(self.mean, self.std)
         self.eval_set = SegmentationDataset(self.spec, self.root, self.eval_split, transform)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Random crops in batches of `batch_size` over all devices; the last short one is left."""
+    def train_dataloader(self) -> DataLoader[DatasetItem]:
+        """Return the loader of random crops; a last batch that is too short is dropped."""
         batch_size = self.batch_size // self._world_size
         epoch, batches = self._position
         sampler = TrainSampler(
@@ -142,21 +149,21 @@ class SegmentationDataModule(pl.LightningDataModule):
         )
         return self._loader(self.train_set, sampler, batch_size=batch_size, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Whole images of `eval_split`, one by one, each exactly once over all devices."""
+    def val_dataloader(self) -> DataLoader[DatasetItem]:
+        """Return the loader of whole images of `eval_split`, each exactly once over all devices."""
         return self._loader(
             self.eval_set, EvalSampler(len(self.eval_set), self._rank, self._world_size)
         )
 
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """The same as `val_dataloader`."""
+    def test_dataloader(self) -> DataLoader[DatasetItem]:
+        """Return the same loader as `val_dataloader`."""
         return self.val_dataloader()
 
     def train_counts(self) -> torch.Tensor:
-        """Count the labelled pixels of each class in the training set's masks: int64 `[K]`.
+        """Count the labeled pixels of each class in the training masks: int64 [K].
 
         Raises:
-            UserError: A mask cannot be read, or has values that stand for no class.
+            UserError: A mask cannot be read, or has a value that belongs to no class.
         """
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
         for pair in track(self.train_set.pairs, "class weights", transient=True):
@@ -165,7 +172,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         return counts
 
     def state_dict(self) -> dict[str, int]:
-        """Where training is, for a checkpoint: its epoch, and how many batches of it are done."""
+        """Return the position of training for a checkpoint: the epoch and its finished batches."""
         assert self.trainer is not None
         epoch, batches = self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1
         if batches >= self.trainer.num_training_batches:
@@ -173,7 +180,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Make `train_dataloader` start where a checkpoint was made."""
+        """Make `train_dataloader` start at the position of a checkpoint."""
         self._position = state_dict["epoch"], state_dict["batches"]
 
     @property
@@ -186,7 +193,7 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def _loader(
         self, dataset: SegmentationDataset, sampler: TrainSampler | EvalSampler, **kwargs: Any
-    ) -> DataLoader[Sample]:
+    ) -> DataLoader[DatasetItem]:
         return DataLoader(
             dataset,
             sampler=sampler,
@@ -194,8 +201,8 @@ class SegmentationDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_init_worker,
-            # Else each iterator draws a number from torch's own generator, and what the network
-            # draws would depend on how many there have been.
+            # By default each new iterator draws a number from torch's global generator, which would
+            # shift the random numbers of the network.
             generator=torch.Generator(),
             **kwargs,
         )
@@ -214,31 +221,30 @@ class SegmentationDataModule(pl.LightningDataModule):
             "seed": (self.seed >= 0, "0 or more"),
             "eval_split": (self.eval_split in self.spec.splits, " or ".join(self.spec.splits)),
         }
-        for key, (is_valid, expected) in rules.items():
-            if not is_valid:
-                raise UserError(f"data.{key} is {getattr(self, key)!r}; it must be {expected}")
+        check_values(vars(self), rules)
 
     def _check_batch_size(self) -> None:
         world_size, size = self._world_size, len(self.train_set)
         if self.batch_size % world_size:
             raise UserError(
-                f"data.batch_size is {self.batch_size}, the total over all devices; "
-                f"it must be a multiple of their number, {world_size}"
+                f"batch_size must be a multiple of the number of devices, {world_size}, because it "
+                f"is the total over all devices; not {self.batch_size}"
             )
-        # The loader drops a short last batch, so this one would drop everything.
+        # The loader drops a short last batch, which would be the only one here.
         if self.batch_size // world_size > size // world_size:
             raise UserError(
-                f"data.batch_size is {self.batch_size}, but the training set in {self.root} has "
-                f"only {size} images; it must be at most {size // world_size * world_size}"
+                f"batch_size must be at most {size // world_size * world_size}, because the "
+                f"training set in {self.root} has only {size} images; not {self.batch_size}"
             )
 
 
 def _init_worker(worker: int) -> None:
-    # Workers run side by side; cv2's own threads on top would only get in each other's way.
+    # Workers run in parallel, so threads of cv2 would only compete with them.
     cv2.setNumThreads(0)
-    # A job's SIGTERM may go to all of its processes, and the first one still needs these to save.
-    # That of their own parent ends them: it sends one, and waits, where an error ends the program.
-    if hasattr(signal, "sigwaitinfo"):  # macOS does not say who sent a signal
+    # A job's SIGTERM may go to all of its processes, and the main process still needs its workers
+    # to save a checkpoint. A SIGTERM from the parent does end them: after an error, the parent
+    # sends one and waits.
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not tell the sender of a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_by_parent, daemon=True).start()
 

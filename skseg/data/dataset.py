@@ -1,26 +1,26 @@
-"""What a data set is, and the torch `Dataset` over one split of it."""
+"""The description of a data set, and the torch `Dataset` over one of its splits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch.utils.data import Dataset
 
-from skseg.data.files import ImageArray, IndexMask, read_image
+from skseg.data.files import read_image
 from skseg.data.transforms import Transform, reseed
 from skseg.errors import UserError
-from skseg.types import VOID
+from skseg.types import VOID, Image, Mask
 
 
-class Sample(TypedDict):
-    """One item of a `SegmentationDataset`; `skseg.types.Batch` is what collating makes of it.
+class DatasetItem(TypedDict):
+    """One item of a `SegmentationDataset`; a loader collates items to a `skseg.types.Batch`.
 
     Attributes:
-        image: Normalised RGB, float32 `[3, H, W]`.
-        mask: Class indices, int64 `[H, W]`; void is 255.
-        name: Unique in the split, and usable as a relative file stem.
+        image: Normalized RGB image, float32 [3, H, W].
+        mask: Class indices, int64 [H, W]; `VOID` where there is no class.
+        name: Name that is unique in the split and usable as a relative file stem.
     """
 
     image: torch.Tensor
@@ -29,7 +29,7 @@ class Sample(TypedDict):
 
 
 class Pair(NamedTuple):
-    """An image, its mask and the name of both."""
+    """The files of an image and of its mask, and the name of both."""
 
     image: Path
     mask: Path
@@ -42,8 +42,13 @@ class ClassTable:
 
     Attributes:
         names: A name for each class.
-        colors: An RGB colour for each class, 0 to 255.
-        categories: The category of each class, where the data set has such.
+        colors: An RGB color for each class, 0 to 255.
+        categories: The category of each class, where the data set has categories.
+
+    Example:
+        >>> classes = ClassTable(names=("sky", "road"), colors=((70, 130, 180), (128, 64, 128)))
+        >>> len(classes)
+        2
     """
 
     names: tuple[str, ...]
@@ -51,7 +56,7 @@ class ClassTable:
     categories: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        assert len(self.names) == len(self.colors), "a colour for each name"
+        assert len(self.names) == len(self.colors), "a color for each name"
         assert self.categories is None or len(self.names) == len(self.categories)
         assert len(self.names) < VOID, "class indices must stay below void"
 
@@ -59,30 +64,52 @@ class ClassTable:
         return len(self.names)
 
 
+class OfficialImages(NamedTuple):
+    """The images that a benchmark scores.
+
+    Attributes:
+        counts: The number of images by split.
+        size: Height and width of every image.
+    """
+
+    counts: Mapping[str, int]
+    size: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
-    """All that is special about one data set.
+    """Everything that is specific to one data set.
 
     Attributes:
         name: Its key in `skseg.data.DATASETS`.
         classes: The class table.
         splits: The names of its splits.
-        find: Takes the root and a split, and gives the files of the images and those of the
-            masks by the name that pairs them. Gives two empty dicts where there is nothing.
-        read_mask: Takes a mask's file and gives uint8 class indices `[H, W]`, void 255.
+        find: Maps the root and a split to the image files and the mask files, each by the name
+            that pairs them. Returns two empty dicts where there are no files.
+        read_mask: Maps a mask file to class indices, uint8 [H, W], void 255;
             `files.read_indices` and `files.remap` do the work and the checks.
         help: The layout below the root and how to get the data, for the error message.
+        official: The images that the data set's benchmark scores, where it has one.
+        is_drawn: Whether its scenes can be drawn again; see `skseg.streets.redraw`.
+
+    Example:
+        >>> from skseg.data import get_dataset
+        >>> spec = get_dataset("cityscapes")
+        >>> len(spec.classes), spec.splits
+        (19, ('train', 'val', 'test'))
     """
 
     name: str
     classes: ClassTable
     splits: tuple[str, ...]
     find: Callable[[Path, str], tuple[Mapping[str, Path], Mapping[str, Path]]]
-    read_mask: Callable[[Path], IndexMask]
+    read_mask: Callable[[Path], Mask]
     help: str
+    official: OfficialImages | None = None
+    is_drawn: bool = False
 
     def pairs(self, root: Path, split: str) -> list[Pair]:
-        """Finds the images of a split with their masks, sorted by name.
+        """Find the images of a split with their masks, sorted by name.
 
         Raises:
             UserError: The split does not exist, has no data below `root`, or has an image
@@ -108,11 +135,12 @@ class DatasetSpec:
         return [Pair(images[name], masks[name], name) for name in sorted(images)]
 
 
-def read_pair(spec: DatasetSpec, pair: Pair) -> tuple[ImageArray, IndexMask]:
-    """Reads an image, uint8 RGB `[H, W, 3]`, and its mask, uint8 class indices `[H, W]`.
+def read_pair(spec: DatasetSpec, pair: Pair) -> tuple[Image, Mask]:
+    """Read an image, uint8 RGB [H, W, 3], and its mask, uint8 class indices [H, W].
 
     Raises:
-        UserError: A file cannot be read, or the two do not fit; names the file.
+        UserError: A file cannot be read, or the two have different sizes; the message names the
+            file.
     """
     image, mask = read_image(pair.image), spec.read_mask(pair.mask)
     if image.shape[:2] != mask.shape:
@@ -124,21 +152,21 @@ def read_pair(spec: DatasetSpec, pair: Pair) -> tuple[ImageArray, IndexMask]:
     return image, mask
 
 
-class SegmentationDataset(Dataset[Sample]):
-    """One split of a data set, read from its files and transformed."""
+class SegmentationDataset(Dataset[DatasetItem]):
+    """One split of a data set, read from its files and transformed.
+
+    Args:
+        spec: The data set, from `skseg.data.get_dataset`.
+        root: Its directory.
+        split: One of `spec.splits`.
+        transform: A transform from `skseg.data.transforms` that nothing else uses, because it is
+            reseeded.
+
+    Raises:
+        UserError: As `DatasetSpec.pairs`.
+    """
 
     def __init__(self, spec: DatasetSpec, root: str | Path, split: str, transform: Transform):
-        """Finds the files; none is read yet.
-
-        Args:
-            spec: The data set, from `skseg.data.get_dataset`.
-            root: Its directory.
-            split: One of `spec.splits`.
-            transform: From `skseg.data.transforms`; this object's own, as it is reseeded.
-
-        Raises:
-            UserError: As `DatasetSpec.pairs`.
-        """
         self.spec = spec
         self.pairs = spec.pairs(Path(root), split)
         self.transform = transform
@@ -146,25 +174,26 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: int | tuple[int, int] | None) -> Sample:
-        """Reads and transforms one pair.
+    def __getitem__(self, key: int | tuple[int, int] | None) -> DatasetItem:
+        """Read and transform one pair.
 
         Args:
-            key: An index, or an index and a seed: with a seed the sample depends on nothing
-                else, whichever worker draws it; without one a random transform is random. None
-                gives the first pair with all of its mask void.
+            key: An index, or an index and a seed. With a seed the item depends on nothing else,
+                whichever worker reads it; without one a random transform is random. None returns
+                the first pair with an all-void mask.
 
         Raises:
-            UserError: A file cannot be read, or image and mask do not fit; names the file.
+            UserError: A file cannot be read, or image and mask have different sizes; the message
+                names the file.
         """
         if key is None:
-            sample = self[0]
-            sample["mask"].fill_(VOID)
-            return sample
+            item = self[0]
+            item["mask"].fill_(VOID)
+            return item
         index, seed = key if isinstance(key, tuple) else (key, None)
         pair = self.pairs[index]
         image, mask = read_pair(self.spec, pair)
         if seed is not None:
             reseed(self.transform, seed)
-        drawn: dict[str, Any] = self.transform(image=image, mask=mask)
-        return {"image": drawn["image"], "mask": drawn["mask"].long(), "name": pair.name}
+        tensors = self.transform(image=image, mask=mask)
+        return {"image": tensors["image"], "mask": tensors["mask"].long(), "name": pair.name}

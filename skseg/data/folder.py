@@ -1,4 +1,4 @@
-"""A user's own data: `images/` and `masks/` per split, and `classes.yaml` beside them."""
+"""A user's own data: `images/` and `masks/` per split, and `classes.yaml` beside the splits."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,17 +8,17 @@ from typing import Any
 import yaml
 
 from skseg.data.dataset import ClassTable, DatasetSpec
-from skseg.data.files import IMAGE_SUFFIXES, IndexMask, by_name, read_indices, remap
-from skseg.errors import UserError
-from skseg.types import VOID
+from skseg.data.files import IMAGE_SUFFIXES, files_by_name, read_indices, remap
+from skseg.errors import UserError, check_values
+from skseg.types import VOID, Mask
 
 HELP = """Looked for:
   ROOT/SPLIT/images/NAME.jpg (or .png, .tif, ...) and ROOT/SPLIT/masks/NAME.png,
-    where SPLIT is train, val, and what else there is
+    where SPLIT is train, val, or the name of another split
   ROOT/classes.yaml:
     names: [background, crack]
-    colors: [[0, 0, 0], [255, 0, 0]]  # may be left out
-    values: [0, 255]  # of the classes in the masks; 0, 1, 2, ... if left out"""
+    colors: [[0, 0, 0], [255, 0, 0]]  # optional
+    values: [0, 255]  # of the classes in the masks; 0, 1, 2, ... by default"""
 _KEYS = ("names", "colors", "values")
 
 
@@ -26,7 +26,16 @@ def folder_dataset(root: Path) -> DatasetSpec:
     """Describe the data set in a folder by its `classes.yaml`.
 
     Raises:
-        UserError: There is no such file, or it does not say what classes there are.
+        UserError: There is no such file, or it does not define valid classes.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> (root / "train" / "images").mkdir(parents=True)
+        >>> _ = (root / "classes.yaml").write_text("names: [background, crack]")
+        >>> spec = folder_dataset(root)
+        >>> spec.classes.names, spec.splits
+        (('background', 'crack'), ('train',))
     """
     path = root / "classes.yaml"
     try:
@@ -36,7 +45,7 @@ def folder_dataset(root: Path) -> DatasetSpec:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not YAML ({reason})") from error
-    names, colors, values = _check(content, path)
+    names, colors, values = _parse_classes(content, path)
     return DatasetSpec(
         name="folder",
         classes=ClassTable(names, colors),
@@ -48,21 +57,21 @@ def folder_dataset(root: Path) -> DatasetSpec:
 
 
 def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
-    """Finds images and masks by their path below their folder, without the suffix."""
+    """Find images and masks by their path below their folder, without the suffix."""
     return _by_stem(root / split / "images"), _by_stem(root / split / "masks")
 
 
-def read_mask(classes: Mapping[int, int], path: Path) -> IndexMask:
-    """Reads a mask whose values stand for `classes`; 255 is void unless it is one of them."""
+def read_mask(classes: Mapping[int, int], path: Path) -> Mask:
+    """Read a mask whose values are keys of `classes`; 255 is void unless it is one of them."""
     return remap(read_indices(path), classes, path)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return by_name(files, lambda file: file.relative_to(folder).with_suffix("").as_posix())
+    return files_by_name(files, lambda file: file.relative_to(folder).with_suffix("").as_posix())
 
 
-def _check(
+def _parse_classes(
     content: Any, path: Path
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], list[int]]:
     if not isinstance(content, dict) or "names" not in content:
@@ -82,16 +91,14 @@ def _check(
         ),
         "colors": (
             _is_list(colors, count) and all(_is_list(c, 3) and _are_bytes(c) for c in colors),
-            "an RGB colour, three whole numbers from 0 to 255, for each name",
+            "an RGB color, three whole numbers from 0 to 255, for each name",
         ),
         "values": (
             _is_list(values, count) and _are_bytes(values) and len(set(values)) == count,
             "a different whole number from 0 to 255 for each name",
         ),
     }
-    for key, (is_valid, expected) in rules.items():
-        if not is_valid:
-            raise UserError(f"{path}: `{key}` must be {expected}")
+    check_values({"names": names, "colors": colors, "values": values}, rules, f"{path}: ")
     return tuple(names), tuple((red, green, blue) for red, green, blue in colors), values
 
 
@@ -104,7 +111,15 @@ def _are_bytes(values: Any) -> bool:
 
 
 def voc_color(index: int) -> tuple[int, int, int]:
-    """The colour of a class index, 0 to 255, in the palette of the Pascal VOC development kit."""
+    """Return the RGB color of a class index in the palette of the Pascal VOC development kit.
+
+    Args:
+        index: The class index, 0 to 255.
+
+    Example:
+        >>> voc_color(1), voc_color(15)
+        ((128, 0, 0), (192, 128, 128))
+    """
     color = [0, 0, 0]
     for bit in range(8):
         for channel in range(3):

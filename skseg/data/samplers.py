@@ -1,4 +1,4 @@
-"""Which samples a process draws, in which order and with which random seeds."""
+"""Samplers: which samples a process reads, in which order and with which random seeds."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,24 @@ from torch.utils.data import Sampler
 
 
 class TrainSampler(Sampler[tuple[int, int]]):
-    """A new permutation each epoch, shared out evenly, with a seed for each sample.
+    """A new permutation each epoch, divided evenly among the ranks, with a seed for each sample.
 
-    Over all ranks a sample occurs at most once an epoch. All ranks draw equally many: what does
-    not divide evenly is left out, and is another remainder each epoch.
+    Over all ranks a sample occurs at most once per epoch. All ranks read the same number of
+    samples: the remainder of the division is left out, and differs from epoch to epoch.
+
+    Args:
+        size: Size of the whole training set.
+        seed: Seed of the run, not negative; the same on all ranks.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        epoch: The first epoch.
+        start: Number of samples of this rank's share of the first epoch to skip.
+
+    Example:
+        >>> sampler = TrainSampler(size=5, seed=0, rank=0, world_size=2)
+        >>> len(sampler), len(list(sampler))
+        (2, 2)
+        >>> index, seed = next(iter(sampler))
     """
 
     def __init__(
@@ -22,16 +36,6 @@ class TrainSampler(Sampler[tuple[int, int]]):
         epoch: int = 0,
         start: int = 0,
     ):
-        """Starts at an epoch, or within it.
-
-        Args:
-            size: Of the whole training set.
-            seed: Of the run, not negative; the same on all ranks.
-            rank: Of this process.
-            world_size: How many processes there are.
-            epoch: The first epoch.
-            start: How many samples of this process's share of the first epoch are done.
-        """
         self.size = size
         self.seed = seed
         self.rank = rank
@@ -40,16 +44,16 @@ class TrainSampler(Sampler[tuple[int, int]]):
         self.start = start
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the permutation; Lightning calls it at the start of each epoch."""
+        """Choose the permutation; Lightning calls this at the start of each epoch."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """The samples of a whole epoch, by which Lightning counts."""
+        """Return the number of samples of a whole epoch, which Lightning counts with."""
         return self.size // self.world_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yields an index and the seed of its random transform, uint64."""
+        """Yield an index and the seed of its random transform, uint64."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
         for index in order[self.rank :: self.world_size][self.start : len(self)].tolist():
             entropy = np.random.SeedSequence((self.seed, self.epoch, index))
@@ -59,12 +63,20 @@ class TrainSampler(Sampler[tuple[int, int]]):
 class EvalSampler(Sampler[int | None]):
     """Every sample exactly once over all ranks, in order.
 
-    All ranks draw equally many, as collective operations need it: a share that is one short ends
-    in None, for which a `SegmentationDataset` gives a sample that counts nowhere.
+    All ranks read the same number of samples, because collective operations need it: a share that
+    is one short ends in None, for which a `SegmentationDataset` returns an all-void item.
+
+    Args:
+        size: Size of the whole split.
+        rank: Rank of this process.
+        world_size: Number of processes.
+
+    Example:
+        >>> [list(EvalSampler(size=5, rank=rank, world_size=2)) for rank in range(2)]
+        [[0, 2, 4], [1, 3, None]]
     """
 
     def __init__(self, size: int, rank: int = 0, world_size: int = 1):
-        """Takes the size of the whole split, this process's rank and the number of processes."""
         self.indices: list[int | None] = list(range(rank, size, world_size))
         if len(self.indices) < -(-size // world_size):
             self.indices.append(None)

@@ -29,7 +29,7 @@ from skseg.metrics import (
 )
 from skseg.training.task import SegmentationTask
 from skseg.types import Mask
-from skseg.viz import Sample, shrink
+from skseg.viz import Example, shrink
 
 _EXTREMES = 3
 """How many of the best and of the worst images to keep."""
@@ -49,7 +49,7 @@ class Ranked(NamedTuple):
     """An image and its own mIoU, over the classes in its truth or prediction."""
 
     miou: float
-    sample: Sample
+    sample: Example
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Evaluation:
     record: EvaluationRecord
     names: list[str]
     counts: NDArray[np.int64]
-    samples: list[Sample]
+    samples: list[Example]
     best: list[Ranked]
     worst: list[Ranked]
 
@@ -123,7 +123,7 @@ def evaluate(
     task = task.to(device).eval()
     watch, ranking = Stopwatch(), _Ranking(_EXTREMES)
     by_image: list[Counts] = []
-    kept: list[Sample] = []
+    kept: list[Example] = []
     places = set(np.linspace(0, len(pairs) - 1, samples).astype(int).tolist())
     files = read_ahead(partial(read_pair, spec), pairs, num_workers)
     for i, pair in enumerate(track(pairs, f"{spec.name} {split}", transient=True)):
@@ -135,7 +135,7 @@ def evaluate(
             counts = count_image(truth, *predicted, len(spec.classes))
         if on_prediction is not None:
             on_prediction(pair.name, predicted.indices)
-        sample = shrink(Sample(pair.name, image, truth, predicted.indices))
+        sample = shrink(Example(pair.name, image, truth, predicted.indices))
         if i in places:
             kept.append(sample)
         ranking.add(Ranked(float(miou(counts.by_class())), sample))

@@ -11,7 +11,7 @@ from skseg.files import whole_file
 from skseg.metrics import ComparisonRecord, EvaluationRecord, miou
 from skseg.metrics.tables import COLUMNS, percent
 from skseg.training.task import SegmentationTask
-from skseg.viz import plot_samples
+from skseg.viz import plot_examples
 
 
 def write_evaluation(
@@ -49,7 +49,7 @@ def write_evaluation(
         page = render_page(evaluation, task.class_names, task.colors, comparison)
         part.write_text(page, encoding="utf-8")
     with whole_file(output / "predictions.png") as part:
-        picture = plot_samples(evaluation.samples, task.class_names, task.colors)
+        picture = plot_examples(evaluation.samples, task.class_names, task.colors)
         picture.savefig(part, format="png")
 
 

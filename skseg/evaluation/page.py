@@ -10,7 +10,8 @@ import jinja2
 from skseg.evaluation.evaluate import Evaluation, Ranked
 from skseg.metrics import ComparisonRecord, EvaluationRecord
 from skseg.metrics.tables import COLUMNS, difference, percent
-from skseg.viz import Colors, Image, colorize, paint_errors, shrink
+from skseg.types import Image
+from skseg.viz import Colors, colorize, paint_errors, shrink
 
 _LONGEST = 640  # pixels of a side of a picture
 

@@ -6,13 +6,13 @@ import numpy as np
 from PIL import Image as PillowImage
 from rich.progress import track
 
-from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, OFFICIAL_SIZE, DatasetSpec, read_image
+from skseg.data import LABEL_IDS, OFFICIAL, DatasetSpec, OfficialImages, read_image
 from skseg.errors import UserError
 from skseg.evaluation.reading import read_ahead
 from skseg.inference import InferenceSettings, best_device, predict
-from skseg.inference.pictures import write_png
 from skseg.training.task import SegmentationTask
 from skseg.types import Mask
+from skseg.viz import write_png
 
 _SUFFIX = "_pred_labelIds.png"
 
@@ -44,8 +44,8 @@ class Submission:
             raise UserError(
                 f"a submission must have the Cityscapes classes; {spec.name} has others"
             )
-        if split not in OFFICIAL_COUNTS:
-            raise UserError(f"`split` must be {' or '.join(OFFICIAL_COUNTS)}, got {split}")
+        if split not in OFFICIAL.counts:
+            raise UserError(f"`split` must be {' or '.join(OFFICIAL.counts)}, got {split}")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"folder {folder}: exists and is not an empty folder")
         images, masks = spec.find(root, split)
@@ -54,8 +54,8 @@ class Submission:
         self.folder = folder
         self.images = {name: images[name] for name in sorted(images)}
         self.has_truth = bool(masks)
-        if spec.name == "cityscapes":
-            _check_official(self.images, split)
+        if spec.official is not None:
+            _check_official(self.images, split, spec.official)
 
     def write(self, name: str, indices: Mask) -> None:
         """Write one image's class indices [H, W] as label ids.
@@ -80,12 +80,12 @@ class Submission:
             self.write(name, predict(task, next(pictures), settings).indices)
 
 
-def _check_official(images: dict[str, Path], split: str) -> None:
-    if len(images) != OFFICIAL_COUNTS[split]:
+def _check_official(images: dict[str, Path], split: str, official: OfficialImages) -> None:
+    if len(images) != official.counts[split]:
         raise UserError(
-            f"split {split} has {len(images)} images, the benchmark's has {OFFICIAL_COUNTS[split]}"
+            f"split {split} has {len(images)} images, the benchmark's has {official.counts[split]}"
         )
-    height, width = OFFICIAL_SIZE
+    height, width = official.size
     for path in images.values():
         with PillowImage.open(path) as image:
             if image.size != (width, height):

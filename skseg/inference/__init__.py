@@ -1,13 +1,13 @@
-"""From pictures of any size to logits, probabilities and class indices of that size.
+"""From images of any size to logits, probabilities and class indices of that size.
 
-One path for validation, evaluation, prediction and studies. The network sees a picture whole or
-window by window, at one scale or several, mirrored or not: logits are averaged over windows,
-probabilities over scales and mirror images. A picture is worked through from top to bottom, so
-that logits take memory by its width and the window's height, not by its area.
+Validation, evaluation, prediction and studies share this path. The network sees an image whole or
+window by window, at one scale or several, mirrored or not. Logits are averaged over windows,
+probabilities over scales and mirror images. An image is processed from top to bottom, so the
+memory for logits grows with its width and the height of a window, not with its area.
 """
 
 from skseg.inference.image import Prediction, predict, predict_bands
-from skseg.inference.logits import Network, normalize, padded_side, predict_logits
+from skseg.inference.logits import Network, padded_side, predict_logits
 from skseg.inference.settings import InferenceSettings, best_device
 from skseg.inference.views import resize
 
@@ -16,7 +16,6 @@ __all__ = [
     "Network",
     "Prediction",
     "best_device",
-    "normalize",
     "padded_side",
     "predict",
     "predict_bands",

@@ -1,4 +1,4 @@
-"""Class probabilities and class indices of a whole picture, band by band."""
+"""Class probabilities and class indices of a whole image, band by band."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,41 +11,53 @@ from torch import Tensor
 from skseg.inference.logits import Network
 from skseg.inference.settings import InferenceSettings
 from skseg.inference.views import View
+from skseg.types import Image, Mask
 
 _BAND = 64
-"""Rows of probabilities that are held at a time."""
+"""Rows of probabilities in memory at a time."""
 
 
 class Prediction(NamedTuple):
-    """The class of every pixel of a picture.
+    """The class of every pixel of an image.
 
     Attributes:
-        indices: [H, W] uint8 class indices.
-        confidence: [H, W] float32, the probability of that class.
+        indices: Class indices, uint8 [H, W].
+        confidence: Probability of that class, float32 [H, W].
     """
 
-    indices: NDArray[np.uint8]
+    indices: Mask
     confidence: NDArray[np.float32]
 
 
 @torch.inference_mode()
 def predict(
-    network: Network, picture: NDArray[np.uint8], settings: InferenceSettings
+    network: Network,
+    image: Image,
+    settings: InferenceSettings = InferenceSettings(),  # noqa: B008  frozen
 ) -> Prediction:
-    """Segment one picture.
+    """Segment one image.
 
     Args:
-        network: in eval mode.
-        picture: [H, W, 3] uint8 RGB.
-        settings: how.
+        network: A trained model in eval mode, see `skseg.load_model`.
+        image: [H, W, 3] uint8 RGB.
+        settings: How the image goes through the network.
 
     Returns:
         Class and confidence of every pixel. Of classes that tie, the first.
+
+    Example:
+        >>> class Red:  # a network of two classes: is a pixel red?
+        ...     mean, std, device = (0, 0, 0), (1, 1, 1), torch.device("cpu")
+        ...     def __call__(self, image):
+        ...         return torch.stack([0.5 - image[:, 0], image[:, 0] - 0.5], dim=1)
+        >>> image = np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)
+        >>> predict(Red(), image).indices.tolist()
+        [[1, 0]]
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     indices = np.empty((height, width), np.uint8)
     confidence = np.empty((height, width), np.float32)
-    for top, probabilities in predict_bands(network, picture, settings):
+    for top, probabilities in predict_bands(network, image, settings):
         rows = slice(top, top + probabilities.shape[1])
         best = probabilities.max(0)
         indices[rows] = best.indices.to(torch.uint8).cpu().numpy()
@@ -54,21 +66,21 @@ def predict(
 
 
 def predict_bands(
-    network: Network, picture: NDArray[np.uint8], settings: InferenceSettings
+    network: Network, image: Image, settings: InferenceSettings
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield a picture's class probabilities band by band, from top to bottom.
+    """Yield the class probabilities of an image band by band, from top to bottom.
 
     Args:
-        network: in eval mode.
-        picture: [H, W, 3] uint8 RGB.
-        settings: how.
+        network: A trained model in eval mode, see `skseg.load_model`.
+        image: [H, W, 3] uint8 RGB.
+        settings: How the image goes through the network.
 
     Yields:
         The first row of a band and its probabilities [K, rows, W], float32 on the network's device.
     """
-    height = picture.shape[0]
+    height = image.shape[0]
     views = [
-        View(network, picture, scale, mirrored, settings)
+        View(network, image, scale, mirrored, settings)
         for scale in settings.scales
         for mirrored in ((False, True) if settings.flip else (False,))
     ]

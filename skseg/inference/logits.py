@@ -1,35 +1,47 @@
-"""One forward pass: from a picture of any size to logits of that size."""
+"""One forward pass: from an image of any size to logits of that size."""
 
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skseg.models import InputRule
 
 
 def padded_side(side: int, rule: InputRule) -> int:
-    """Return the smallest side, at least `side` (pixels), that the rule allows."""
+    """Return the smallest side that a network accepts for an image's side.
+
+    Args:
+        side: Side of the image, in pixels.
+        rule: The sides that the network accepts; see `skseg.models.input_rule`.
+
+    Example:
+        >>> padded_side(500, InputRule(multiple=32, minimum=64)), padded_side(9, InputRule(32, 64))
+        (512, 64)
+    """
     return max(-(-side // rule.multiple) * rule.multiple, rule.minimum)
 
 
 def predict_logits(model: nn.Module, image: Tensor, rule: InputRule) -> Tensor:
     """Run a model on whole images of any size.
 
-    The image is padded right and bottom with zeros, after normalisation, to a size the model
-    takes, and the logits are cropped back.
+    The normalized image is padded on the right and at the bottom with zeros, to a size that the
+    model accepts, and the logits are cropped back.
 
     Args:
-        model: maps [B, C, H, W] to logits [B, K, H, W] for sides that `rule` allows.
-        image: [B, C, H, W] float, normalised.
-        rule: sides the model takes.
+        model: Maps [B, C, H, W] to logits [B, K, H, W] for sides that `rule` allows.
+        image: [B, C, H, W] float, normalized.
+        rule: The sides that the model accepts.
 
     Returns:
         [B, K, H, W] logits.
+
+    Example:
+        >>> model = nn.Conv2d(3, 19, 3, stride=1, padding=1)
+        >>> predict_logits(model, torch.zeros(1, 3, 30, 50), InputRule(32, 32)).shape
+        torch.Size([1, 19, 30, 50])
     """
     height, width = image.shape[-2:]
     bottom = padded_side(height, rule) - height
@@ -39,15 +51,15 @@ def predict_logits(model: nn.Module, image: Tensor, rule: InputRule) -> Tensor:
 
 
 class Network(Protocol):
-    """What inference needs of a trained model; `SegmentationTask` is one.
+    """The interface of a trained model for inference; `SegmentationTask` implements it.
 
-    Called on normalised images [B, 3, H, W] of any size it returns logits [B, K, H, W].
+    Called on normalized images [B, 3, H, W] of any size it returns logits [B, K, H, W].
 
     Attributes:
-        mean: of each channel, as fractions of the full range.
-        std: of each channel, likewise.
-        colors: an RGB color for each class, 0 to 255.
-        device: where it is.
+        mean: Mean of each channel, as a fraction of the full range.
+        std: Standard deviation of each channel, likewise.
+        colors: An RGB color for each class, 0 to 255.
+        device: The device of its weights.
     """
 
     @property
@@ -61,24 +73,3 @@ class Network(Protocol):
     def to(self, device: torch.device) -> Self: ...  # noqa: D102
     def eval(self) -> Self: ...  # noqa: D102
     def __call__(self, image: Tensor, /) -> Tensor: ...  # noqa: D102
-
-
-def normalize(
-    picture: NDArray[np.uint8],
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Turn [H, W, 3] uint8 RGB into a network's input [1, 3, H, W], float32.
-
-    The arithmetic is that of `skseg.data.eval_transform`, to the last bit.
-    """
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(device)
-    scale = torch.tensor(std, dtype=torch.float32).mul(255).reciprocal()
-    shift = torch.tensor(mean, dtype=torch.float32).mul(255)
-    # [H, W, 3] memory seen as [1, 3, H, W] is channels_last, which the models are in.
-    return pixels.permute(2, 0, 1)[None].float().sub_(_as(shift, pixels)).mul_(_as(scale, pixels))
-
-
-def _as(channel: Tensor, pixels: Tensor) -> Tensor:
-    return channel.to(pixels.device)[:, None, None]

@@ -1,27 +1,37 @@
-"""How a picture goes through a network, and on which device."""
+"""How an image goes through a network, and on which device."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from skseg.errors import UserError
+from skseg.errors import check_values
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """How a picture goes through a network.
+    """How an image goes through a network.
 
     Attributes:
-        window: height and width of the sliding window in pixels; None takes the picture whole.
-            A window is never larger than the (scaled) picture.
-        overlap: share of its side by which a window overlaps the next, from 0 to below 1. The last
-            one of a row or column is moved in to end with the picture, so it may overlap more.
-        blend: weights of a window's logits: "gaussian" falls off from its centre with a standard
-            deviation of an eighth of its side (as nnU-Net, Isensee et al. 2021), "uniform" is 1.
-        scales: factors on both sides of the picture.
-        flip: whether each scale is also seen as its left-right mirror image.
+        window: Height and width of the sliding window in pixels, which is cropped to the (scaled)
+            image where it is larger; None runs the network on the whole image.
+        overlap: Fraction of its side by which a window overlaps the next, from 0 to below 1. The
+            last window of a row or column is moved to end with the image, so it may overlap more.
+        blend: Weights of a window's logits: "gaussian" falls off from the center with a standard
+            deviation of an eighth of the side (as nnU-Net, Isensee et al. 2021); "uniform" is 1.
+        scales: Factors on both sides of the image.
+        flip: Whether to add the left-right mirror image at each scale.
         precision: "32", or "bf16" for autocast to bfloat16.
+
+    Raises:
+        UserError: A value is out of range.
+
+    Example:
+        >>> InferenceSettings(window=(512, 512), scales=(0.75, 1.0, 1.25), flip=True).overlap
+        0.5
+        >>> InferenceSettings(overlap=1.0)
+        Traceback (most recent call last):
+        skseg.errors.UserError: overlap must be from 0 to below 1, not 1.0
     """
 
     window: tuple[int, int] | None = None
@@ -42,11 +52,9 @@ class InferenceSettings:
             ),
             "precision": (self.precision in ("32", "bf16"), "32 or bf16"),
         }
-        for key, (is_valid, expected) in rules.items():
-            if not is_valid:
-                raise UserError(f"--{key} is {getattr(self, key)!r}; it must be {expected}")
+        check_values(vars(self), rules)
 
 
 def best_device() -> torch.device:
-    """Return a CUDA device where there is one, else the CPU."""
+    """Return the CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

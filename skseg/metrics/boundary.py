@@ -1,6 +1,6 @@
-"""How well the outlines of classes are met: boundary IoU and boundary F.
+"""Scores of the outlines of classes: boundary IoU and boundary F.
 
-Both are counted in pixels by class and image, and their counts summed over the set.
+Both are counted in pixels by class and image, and the counts are summed over the set.
 """
 
 from math import hypot, isqrt
@@ -9,40 +9,40 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skseg.types import VOID
-
-Indices = NDArray[np.uint8]
-Counts = NDArray[np.int64]
+from skseg.types import VOID, Mask
 
 BAND_RATIO = 0.02
-"""Width of boundary IoU's band over the image's diagonal; `dilation_ratio` of its authors' code."""
+"""Width of the band of boundary IoU, as a fraction of the image's diagonal.
+
+The default `dilation_ratio` of the authors' code.
+"""
 
 TOLERANCE_RATIO = 0.0075
-"""Tolerance of boundary F over the image's diagonal, of Csurka et al.'s figures for 0.75 %."""
+"""Tolerance of boundary F, as a fraction of the image's diagonal (Csurka et al. use 0.75 %)."""
 
 _MAX_PLANES = 64
 
 
-def pixels_of_diagonal(indices: Indices, ratio: float) -> int:
-    """Return a share of the diagonal of [H, W] in whole pixels, at least 1."""
+def pixels_of_diagonal(indices: Mask, ratio: float) -> int:
+    """Return a fraction of the diagonal of [H, W] in whole pixels, at least 1."""
     return max(1, round(ratio * hypot(*indices.shape)))
 
 
-def count_bands(truth: Indices, prediction: Indices, num_classes: int) -> Counts:
+def count_bands(truth: Mask, prediction: Mask, num_classes: int) -> NDArray[np.int64]:
     """Count boundary IoU (Cheng et al., CVPR 2021, arXiv 2103.16562).
 
-    A class's band is what of its region lies within d pixels of the region's outside (3x3
-    erosions, so in the maximum norm), d being 2 % of the diagonal, rounded, at least 1. The
-    picture's edge is outside, and so is void. Boundary IoU is the IoU of the bands of truth and
-    prediction: with both bands' counts summed over the set before the division.
+    The band of a class is the part of its region within d pixels of the region's outside, in the
+    maximum norm (3x3 erosions), where d is 2 % of the diagonal, rounded, at least 1. Beyond the
+    image's edge is outside, and so is void. Boundary IoU is the IoU of the bands of truth and
+    prediction, with the counts of both summed over the set before the division.
 
-    A pixel is in the band of its class just when its (2d + 1)-square holds anything else, so one
-    minimum and one maximum filter serve all classes.
+    A pixel is in the band of its class if and only if the square of side 2d + 1 around it holds
+    another value, so one minimum and one maximum filter serve all classes.
 
     Args:
         truth: [H, W] class indices, `VOID` where nothing counts.
         prediction: [H, W] class indices, `VOID` where truth is void.
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
         [K, 3]: pixels in both bands, in truth's, in prediction's.
@@ -54,7 +54,7 @@ def count_bands(truth: Indices, prediction: Indices, num_classes: int) -> Counts
     return np.stack([np.bincount(part, minlength=num_classes) for part in counted], axis=1)
 
 
-def _band(indices: Indices) -> NDArray[np.bool_]:
+def _band(indices: Mask) -> NDArray[np.bool_]:
     side = 2 * pixels_of_diagonal(indices, BAND_RATIO) + 1
     kernel = np.ones((side, side), np.uint8)
     # Beyond the edge the minimum is 0 and the maximum 255: never the same.
@@ -63,22 +63,24 @@ def _band(indices: Indices) -> NDArray[np.bool_]:
     return np.asarray((low != high) & (indices != VOID))
 
 
-def count_contours(truth: Indices, prediction: Indices, num_classes: int) -> Counts:
+def count_contours(truth: Mask, prediction: Mask, num_classes: int) -> NDArray[np.int64]:
     """Count boundary F (the BF score of Csurka et al., BMVC 2013).
 
-    A class's contour is its pixels with another class among their eight neighbours; void and the
-    picture's edge make no contour. A pixel of one contour is met when the other contour of the
-    class has one within a tolerance of 0.75 % of the diagonal (Euclidean, rounded, at least 1
-    pixel). Precision is the share of prediction's contour that is met, recall that of truth's, F
-    their harmonic mean; Csurka et al. average images, here counts are summed over the set.
+    The contour of a class is its pixels with another class among their eight neighbors; void and
+    the image's edge make no contour. A pixel of one contour is matched if the contour of the same
+    class in the other mask has a pixel within the tolerance, 0.75 % of the diagonal (Euclidean,
+    rounded, at least 1 pixel). Precision is the matched share of the prediction's contour, recall
+    that of the truth's, and F their harmonic mean. Csurka et al. average over images; here counts
+    are summed over the set.
 
     Args:
         truth: [H, W] class indices, `VOID` where nothing counts.
         prediction: [H, W] class indices, `VOID` where truth is void.
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
-        [K, 4]: pixels of prediction's contour that are met, all of them; the same of truth's.
+        [K, 4]: matched pixels of the prediction's contour, all of its pixels; the same of the
+        truth's contour.
     """
     radius = pixels_of_diagonal(truth, TOLERANCE_RATIO)
     contours = [np.where(_on_contour(x), x, VOID) for x in (prediction, truth)]
@@ -87,7 +89,7 @@ def count_contours(truth: Indices, prediction: Indices, num_classes: int) -> Cou
     for start in range(0, len(classes), _MAX_PLANES):
         planes = [_to_planes(x, classes[start : start + _MAX_PLANES]) for x in contours]
         for i in range(2):
-            near = _dilate(planes[1 - i], radius) & planes[i]
+            near = dilate(planes[1 - i], radius) & planes[i]
             counts[:, 2 * i] += np.bincount(contours[i][near != 0], minlength=num_classes)
     for i in range(2):
         contour = contours[i]
@@ -95,14 +97,14 @@ def count_contours(truth: Indices, prediction: Indices, num_classes: int) -> Cou
     return counts
 
 
-def _on_contour(indices: Indices) -> NDArray[np.bool_]:
+def _on_contour(indices: Mask) -> NDArray[np.bool_]:
     kernel = np.ones((3, 3), np.uint8)
     low = cv2.erode(indices, kernel)  # void is 255, the edge no less
     high = cv2.dilate(np.where(indices == VOID, np.uint8(0), indices), kernel)
     return np.asarray((low < high) & (indices != VOID))
 
 
-def _to_planes(indices: Indices, classes: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
+def _to_planes(indices: Mask, classes: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
     """Set bit i where the class is the i-th: one array to dilate for up to 64 classes."""
     kind = np.min_scalar_type(2 ** len(classes) - 1)
     table = np.zeros(256, kind)
@@ -110,8 +112,17 @@ def _to_planes(indices: Indices, classes: NDArray[np.uint8]) -> NDArray[np.unsig
     return np.asarray(table[indices])
 
 
-def _dilate(planes: NDArray[np.unsignedinteger], radius: int) -> NDArray[np.unsignedinteger]:
-    """Or over a disc: its rows from the shortest, at the top, to the longest."""
+def dilate(planes: NDArray[np.unsignedinteger], radius: int) -> NDArray[np.unsignedinteger]:
+    """Dilate each bit of planes [H, W] by a disc of `radius` pixels.
+
+    The disc is built up by its rows, from the shortest, at the top, to the longest.
+
+    Example:
+        >>> planes = np.zeros((3, 5), np.uint8)
+        >>> planes[1, 2] = 1
+        >>> dilate(planes, radius=1).tolist()
+        [[0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 0, 0]]
+    """
     rows, wide, half = planes.copy(), np.zeros_like(planes), 0
     for away in range(min(radius, len(planes) - 1), -1, -1):
         widest = min(isqrt(radius**2 - away**2), planes.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Expected calibration error: whether confidence is the share of pixels that are right."""
+"""Expected calibration error: how far confidence is from the share of right pixels."""
 
 import numpy as np
 import torch
@@ -8,18 +8,18 @@ from skseg.metrics.records import ReliabilityBin
 
 NUM_BINS = 15
 
-_UNIT = 2.0**-24  # of summed confidence: integers add up the same in any order
+_UNIT = 2.0**-24  # unit of summed confidence: a sum of integers does not depend on its order
 
 
 def count_confidence(hit: NDArray[np.bool_], confidence: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Count pixels by confidence, as torchmetrics' `MulticlassCalibrationError`.
+    """Count pixels by confidence, as torchmetrics' `MulticlassCalibrationError` does.
 
-    Bin i of 15 holds confidences from i / 15 to below (i + 1) / 15, and exact ones are a bin of
-    their own.
+    Bin i of 15 holds confidences from i / 15 to below (i + 1) / 15; a confidence of exactly 1 has a
+    bin of its own.
 
     Args:
-        hit: [N] whether a pixel's class is right; void pixels left out.
-        confidence: [N] probability of its class, from 0 to 1.
+        hit: [N] whether the class of a pixel is right, without void pixels.
+        confidence: [N] float32 probability of the class, from 0 to 1.
 
     Returns:
         [16, 3]: pixels, hits, and summed confidence in units of 2^-24.
@@ -39,7 +39,7 @@ def calibration_error(counts: NDArray[np.int64]) -> float | None:
     """Compute the expected calibration error (Guo et al., ICML 2017).
 
     Args:
-        counts: [16, 3] sums of `count_confidence`.
+        counts: [16, 3] sums of `count_confidence` over images.
 
     Returns:
         The mean over pixels of |accuracy - mean confidence| of their bin, from 0 to 1; None
@@ -52,7 +52,11 @@ def calibration_error(counts: NDArray[np.int64]) -> float | None:
 
 
 def reliability(counts: NDArray[np.int64]) -> list[ReliabilityBin]:
-    """Return share of pixels, accuracy and mean confidence of each bin that has pixels."""
+    """Return the bins that have pixels.
+
+    Args:
+        counts: [16, 3] sums of `count_confidence` over images.
+    """
     total = counts[:, 0].sum()
     return [
         {

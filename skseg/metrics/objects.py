@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skseg.types import VOID
-
-Indices = NDArray[np.uint8]
+from skseg.types import VOID, Mask
 
 SIDES = (16, 32, 64, 128, 256)
-"""Sides, in pixels, of the squares whose areas part the bins of size, an octave each.
+"""Sides, in pixels, of the squares whose areas separate the bins of size, one octave each.
 
 COCO's "small" ends at 32 (two bins here) and its "medium" at 96.
 """
@@ -21,21 +19,21 @@ BIN_NAMES = tuple(
     + [f"{low}² to {high}²" for low, high in pairwise(SIDES)]
     + [f"{SIDES[-1]}² and more"]
 )
-"""A name for each bin: areas in pixels, the lower bound belongs to the bin."""
+"""A name for each bin: areas in pixels, the lower bound included."""
 
 
-def count_objects(truth: Indices, prediction: Indices, num_classes: int) -> NDArray[np.int64]:
+def count_objects(truth: Mask, prediction: Mask, num_classes: int) -> NDArray[np.int64]:
     """Count hits and misses by class and by the size of the object they lie in.
 
-    An object is a connected component (8 neighbours) of one class, and its size is its area in
-    pixels of the picture at its own size. Pixels of truth count in the bin of truth's object:
-    their share that is hit is the bin's recall. False positives count in the bin of the
-    *predicted* object they are part of. A bin's IoU is hits / (truth + false positives).
+    An object is a connected component (8 neighbors) of one class, and its size is its area in
+    pixels of the original image. A pixel of truth counts in the bin of its object in the truth;
+    the share of hits among them is the recall of the bin. A false positive counts in the bin of the
+    *predicted* object that it belongs to. The IoU of a bin is hits / (truth + false positives).
 
     Args:
         truth: [H, W] class indices, `VOID` where nothing counts.
         prediction: [H, W] class indices, `VOID` where truth is void.
-        num_classes: K.
+        num_classes: Number of classes, K.
 
     Returns:
         [K, bins, 4]: hits, pixels of truth, false positives, and the number of truth's objects.
@@ -57,8 +55,8 @@ def count_objects(truth: Indices, prediction: Indices, num_classes: int) -> NDAr
     return counts
 
 
-def _size_bins(indices: Indices, num_classes: int) -> tuple[Indices, NDArray[np.int64]]:
-    """Find the bin of each pixel's object [H, W], and the number of objects [K, bins]."""
+def _size_bins(indices: Mask, num_classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the bin of each pixel's object, uint8 [H, W], and the number of objects [K, bins]."""
     bins = np.zeros_like(indices)
     number = np.zeros((num_classes, len(BIN_NAMES)), np.int64)
     limits = np.square(SIDES)

@@ -1,4 +1,4 @@
-"""Street scenes drawn on the spot and annotated like Cityscapes: for first runs and for tests."""
+"""Drawn street scenes, annotated like Cityscapes: for first runs without a download, for tests."""
 
 from skseg.streets.dataset import draw_dataset, redraw
 from skseg.streets.placement import Growth

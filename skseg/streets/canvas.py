@@ -1,9 +1,11 @@
-"""The painter: a pinhole camera over a street, and a picture whose labels follow every stroke.
+"""A pinhole camera over a street, and a canvas whose labels follow every stroke.
 
-Points are metres: x to the right, y up from the road, z ahead of the camera. Colours are RGB
+Points are meters: x to the right, y up from the road, z ahead of the camera. Colors are RGB
 fractions. Later strokes cover earlier ones, so things are painted from far to near.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import cv2
@@ -17,14 +19,14 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Camera:
-    """Looks along z from a point above the origin; the street may bend away from it.
+    """A camera that looks along z from a point above the origin; the street may bend away.
 
     Attributes:
-        focal: In pixels.
+        focal: Focal length, in pixels.
         center: The column of the vanishing point.
         horizon: The row of the horizon.
-        height: Above the road, in metres.
-        bend: How far the street turns aside, in metres at 1 m ahead; grows with the square.
+        height: Height above the road, in meters.
+        bend: Sideways shift of the street at 1 m ahead, in meters; it grows with the square.
     """
 
     focal: float
@@ -34,17 +36,17 @@ class Camera:
     bend: float
 
     def project(self, points: ArrayLike) -> Floats:
-        """Gives the pixels `[n, 2]`, column and row, of points `[n, 3]`."""
+        """Return the pixels [n, 2], column and row, of points [n, 3]."""
         x, y, z = np.asarray(points, np.float32).T
         z = np.maximum(z, 0.3)
         scale = self.focal / z
         columns = self.center + scale * (x + self.bend * z * z)
         rows = self.horizon + scale * (self.height - y)
-        # Far outside is as good as outside, and cv2 counts pixels in fixed point.
+        # Clipped, because cv2 counts pixels in fixed point; all of these are far outside.
         return np.asarray(np.clip(np.stack([columns, rows], 1), -1e4, 1e4), np.float32)
 
     def enlarged(self, factor: float, pixel: ArrayLike) -> "Camera":
-        """Gives the camera whose picture is this one's, enlarged about a pixel `[2]`."""
+        """Return the camera whose image is that of this one, enlarged about a pixel [2]."""
         column, row = np.asarray(pixel, float)
         return replace(
             self,
@@ -53,19 +55,19 @@ class Camera:
             horizon=row + factor * (self.horizon - row),
         )
 
-    def pixels(self, metres: float, z: float) -> float:
-        """Gives the apparent size of a length at a distance."""
-        return metres * self.focal / max(z, 0.3)
+    def pixels(self, meters: float, z: float) -> float:
+        """Return the apparent size of a length at a distance."""
+        return meters * self.focal / max(z, 0.3)
 
 
 @dataclass(frozen=True)
 class Ink:
-    """What a stroke leaves besides its colour.
+    """What a stroke leaves on the canvas besides its color.
 
     Attributes:
         label: The label id.
         instance: The instance id.
-        z: The distance, which haze depends on.
+        z: The distance, in meters, which haze depends on.
     """
 
     label: int
@@ -74,10 +76,10 @@ class Ink:
 
 
 class Canvas:
-    """A picture with a label id, an instance id and a distance at every pixel."""
+    """An image with a label id, an instance id and a distance at every pixel."""
 
     def __init__(self, height: int, width: int, camera: Camera, rng: np.random.Generator):
-        """Starts black and unlabelled."""
+        """Start with a black image without labels."""
         self.camera = camera
         self.rgb = np.zeros((height, width, 3), np.float32)
         self.labels = np.zeros((height, width), np.uint8)
@@ -85,18 +87,28 @@ class Canvas:
         self.depth = np.full((height, width), 1e3, np.float32)
         self.grain = fractal_noise(rng, 512)
 
+    @contextmanager
+    def enlarged(self, factor: float, point: ArrayLike) -> Iterator[None]:
+        """Draw with a camera that enlarges about a point [3]; no pixel is interpolated."""
+        camera = self.camera
+        self.camera = camera.enlarged(factor, camera.project(np.asarray(point)[None])[0])
+        try:
+            yield
+        finally:
+            self.camera = camera
+
     def polygon(self, points: ArrayLike, color: ArrayLike, ink: Ink) -> None:
-        """Fills a polygon of points `[n, 3]`."""
+        """Fill a polygon of points [n, 3]."""
         self.fill(self.camera.project(points), color, ink)
 
     def fill(self, pixels: Floats, color: ArrayLike, ink: Ink) -> None:
-        """Fills a polygon of pixels `[n, 2]`."""
+        """Fill a polygon of pixels [n, 2]."""
         box = self._box(pixels)
         if box:
             self._paint(box, self._mask(pixels, box), color, ink)
 
     def stroke(self, points: ArrayLike, width: float, color: ArrayLike, ink: Ink) -> None:
-        """Draws lines of a width in metres with round ends through points `[n, 3]`."""
+        """Draw a line through points [n, 3], of a width in meters, with round ends."""
         pixels = self.camera.project(points)
         thickness = max(1, round(self.camera.pixels(width, ink.z)))
         box = self._box(pixels, margin=thickness)
@@ -108,7 +120,7 @@ class Canvas:
             self._paint(box, mask > 0, color, ink)
 
     def disc(self, point: ArrayLike, radius: float, color: ArrayLike, ink: Ink) -> None:
-        """Fills a circle of a radius in metres that faces the camera."""
+        """Fill a circle that faces the camera, of a radius in meters."""
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         radius_px = max(0.7, self.camera.pixels(radius, ink.z))
         rim = np.stack([np.cos(angles), np.sin(angles)], 1) * radius_px
@@ -117,13 +129,13 @@ class Canvas:
         )
 
     def texture(self, corners: ArrayLike, picture: Floats, ink: Ink, *, holes: bool) -> None:
-        """Stretches a picture over a flat quadrilateral in perspective.
+        """Stretch a picture over a flat quadrilateral in perspective.
 
         Args:
-            corners: `[4, 3]`: top left, top right, bottom right, bottom left of the picture.
-            picture: float32 `[h, w, 4]`: RGB and opacity.
-            ink: For the whole quadrilateral, or for its opaque pixels if there are `holes`.
-            holes: Whether what shows through is no part of the thing.
+            corners: [4, 3]: top left, top right, bottom right, bottom left of the picture.
+            picture: float32 [h, w, 4]: RGB and opacity.
+            ink: Ink of the whole quadrilateral, or of its opaque pixels if there are `holes`.
+            holes: Whether transparent pixels are not part of the thing.
         """
         pixels = self.camera.project(corners)
         box = self._box(pixels)
@@ -154,7 +166,7 @@ class Canvas:
     def blob(
         self, point: ArrayLike, size: tuple[float, float], color: Floats, ink: Ink, shift: int
     ) -> None:
-        """Paints a leafy clump of a width and a height in metres; `shift` varies its leaves."""
+        """Paint a leafy clump of a width and a height in meters; `shift` varies its leaves."""
         column, row = self.camera.project(np.asarray(point)[None])[0]
         half_width, half_height = (max(1.5, self.camera.pixels(s / 2, ink.z)) for s in size)
         corners = np.array(
@@ -166,7 +178,7 @@ class Canvas:
         top, bottom, left, right = box
         v = (np.arange(top, bottom, dtype=np.float32)[:, None] - row) / half_height
         u = (np.arange(left, right, dtype=np.float32)[None, :] - column) / half_width
-        # The noise is laid out in metres of the clump, so that near leaves look bigger.
+        # The noise is laid out in meters of the clump, so that near leaves look bigger.
         columns = ((u * size[0] * 40).astype(np.int32) + shift) % 512
         rows = ((v * size[1] * 40).astype(np.int32) + shift // 2) % 512
         noise = self.grain[rows, columns]
@@ -175,7 +187,7 @@ class Canvas:
         self._paint(box, mask, color * light[..., None], ink)
 
     def shade(self, points: ArrayLike, strength: float) -> None:
-        """Darkens the ground below a polygon: a shadow."""
+        """Darken the ground below a polygon: a shadow."""
         pixels = self.camera.project(points)
         box = self._box(pixels)
         if box:
@@ -214,7 +226,7 @@ class Canvas:
 
 
 def fractal_noise(rng: np.random.Generator, size: int) -> Floats:
-    """Gives noise of all scales from 0 to 1 that repeats at its edges, `[size, size]`."""
+    """Return noise of all scales, from 0 to 1, that is periodic: float32 [size, size]."""
     noise = np.zeros((size, size), np.float32)
     cells = 4
     while cells <= size // 2:

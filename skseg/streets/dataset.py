@@ -1,4 +1,4 @@
-"""Writes drawn scenes as a Cityscapes tree, which the Cityscapes reader reads back."""
+"""Drawn scenes as files in the layout of Cityscapes."""
 
 import json
 import tempfile
@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PillowImage
+from rich import get_console
 from rich.progress import track
 
 from skseg.errors import UserError
@@ -28,22 +29,28 @@ def draw_dataset(
     seed: int = 0,
     workers: int = 2,
 ) -> None:
-    """Draws a training and a validation split; the files do not depend on `workers`.
+    """Draw a training and a validation split; the files do not depend on `workers`.
 
-    The directory appears when all of it is drawn, and a finished one is left as it is, so the
-    same call may be made again.
+    The directory appears when all of it is drawn. A complete one is left unchanged, so the call may
+    be repeated.
 
     Args:
         root: The directory to make.
-        train: Scenes in the training split.
-        val: Scenes in the validation split.
-        height: Of the pictures, in pixels.
-        width: Of the pictures, in pixels.
-        seed: Everything drawn follows from it.
-        workers: Processes that draw; 0 draws in this one.
+        train: Number of scenes in the training split.
+        val: Number of scenes in the validation split.
+        height: Height of the images, in pixels.
+        width: Width of the images, in pixels.
+        seed: Seed that determines all scenes.
+        workers: Number of processes that draw; 0 draws in this process.
 
     Raises:
-        UserError: `root` holds something else, or a number is out of its range.
+        UserError: `root` holds something else, or a number is out of range.
+
+    Example:
+        >>> root = Path(tempfile.mkdtemp()) / "streets"
+        >>> draw_dataset(root, train=1, val=1, height=32, width=64, workers=0)
+        >>> len(list(root.glob("leftImg8bit/*/drawn/*.png")))
+        2
     """
     root = Path(root).resolve()
     record = {"train": train, "val": val, "height": height, "width": width, "seed": seed}
@@ -55,29 +62,34 @@ def draw_dataset(
     if _is_complete(root, record):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    # Drawn beside its place and moved there at the end: an interrupted drawing leaves no root.
+    # Drawn beside the root and moved there at the end: an interrupted drawing leaves no root.
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        tree = Path(scratch) / root.name
+        folder = Path(scratch) / root.name
         jobs = [
-            (tree, split, number, height, width, seed)
+            (folder, split, number, height, width, seed)
             for split, count in (("train", train), ("val", val))
             for number in range(count)
         ]
         for split in ("train", "val"):
-            (tree / "leftImg8bit" / split / "drawn").mkdir(parents=True)
-            (tree / "gtFine" / split / "drawn").mkdir(parents=True)
+            (folder / "leftImg8bit" / split / "drawn").mkdir(parents=True)
+            (folder / "gtFine" / split / "drawn").mkdir(parents=True)
+        shown = get_console().is_terminal
         if workers == 0:
-            for job in track(jobs, "Drawing", transient=True):
+            for job in track(jobs, "drawing", transient=True, disable=not shown):
                 _draw(*job)
         else:
             with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
                 futures = [pool.submit(_draw, *job) for job in jobs]
                 for future in track(
-                    as_completed(futures), "Drawing", total=len(jobs), transient=True
+                    as_completed(futures),
+                    "drawing",
+                    total=len(jobs),
+                    transient=True,
+                    disable=not shown,
                 ):
                     future.result()
-        (tree / _RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-        tree.replace(root)
+        (folder / _RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        folder.replace(root)
 
 
 def _is_complete(root: Path, record: dict[str, int]) -> bool:
@@ -95,28 +107,28 @@ def _is_complete(root: Path, record: dict[str, int]) -> bool:
     raise UserError(f"{root} already holds something else; choose another root")
 
 
-def _draw(tree: Path, split: str, number: int, height: int, width: int, seed: int) -> None:
+def _draw(folder: Path, split: str, number: int, height: int, width: int, seed: int) -> None:
     scene = draw_scene(_scene_seed(seed, split, number), height, width)
     # City, sequence and frame, as in the names of Cityscapes.
     stem = f"drawn_{number:06d}_000019"
-    annotation = tree / "gtFine" / split / "drawn"
+    annotation = folder / "gtFine" / split / "drawn"
     pictures: dict[Path, NDArray[np.uint8] | NDArray[np.uint16]] = {
-        tree / "leftImg8bit" / split / "drawn" / f"{stem}_leftImg8bit.png": scene.image,
+        folder / "leftImg8bit" / split / "drawn" / f"{stem}_leftImg8bit.png": scene.image,
         annotation / f"{stem}_gtFine_labelIds.png": scene.label_ids,
         annotation / f"{stem}_gtFine_instanceIds.png": scene.instance_ids,
     }
     for path, picture in pictures.items():
-        Image.fromarray(picture).save(path, compress_level=4)
+        PillowImage.fromarray(picture).save(path, compress_level=4)
 
 
 def redraw(root: str | Path, split: str, name: str, growth: Growth | None = None) -> Scene:
-    """Draws a scene of a drawn data set once more, with one of its things grown.
+    """Draw a scene of a drawn data set again, optionally with one of its things grown.
 
     Args:
         root: The directory that `draw_dataset` made.
-        split: The scene's split.
-        name: The scene's name, as `DatasetSpec.pairs` gives it.
-        growth: What to draw larger; without it, the scene is that of the files.
+        split: The split of the scene.
+        name: The name of the scene, as in `DatasetSpec.pairs`.
+        growth: A thing to draw larger; by default the scene is the one in the files.
 
     Raises:
         UserError: `root` was not made by `draw_dataset`.

@@ -1,4 +1,4 @@
-"""What closes a street off at both sides: buildings, walls, fences and hedges."""
+"""The fronts at both sides of a street: buildings, walls, fences and hedges."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,25 +10,26 @@ import numpy as np
 from skseg.data.cityscapes import LABEL_IDS
 from skseg.streets.canvas import Canvas, Floats, Ink
 from skseg.streets.place import Place, leaf_color, paint_color
-from skseg.streets.placement import Thing
+from skseg.streets.placement import Drawable
 from skseg.streets.street import FAR, Street
 
 _Texture = Callable[[Canvas, np.random.Generator, float, float], Floats]
 
-_PIECE = 12.0  # metres: a bent street bends its fronts between pieces, and haze grows
-_DEPTH = 9.0  # metres from the front of a building to its back
+_PIECE = 12.0  # meters: a bent street bends its fronts between pieces, and haze grows
+_DEPTH = 9.0  # meters from the front of a building to its back
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One way to close a street off.
+class FrontStyle:
+    """One sort of front, at the side of a street.
 
     Attributes:
         label: The label id.
-        chance: How often it occurs.
-        heights: The range of heights in metres.
-        lengths: The range of lengths in metres.
-        texture: Paints one of a length and a height, float32 `[h, w, 4]`: RGB and opacity.
+        chance: Its mean share of the fronts.
+        heights: The range of heights, in meters.
+        lengths: The range of lengths, in meters.
+        texture: Function that paints one of a length and a height, float32 [h, w, 4]: RGB and
+            opacity.
     """
 
     label: int
@@ -38,22 +39,22 @@ class Kind:
     texture: _Texture
 
 
-def line_with_fronts(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[Thing]:
-    """Lines both sides of a street up to its junction and beyond, with gaps."""
-    things: list[Thing] = []
+def line_with_fronts(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[Drawable]:
+    """Line both sides of a street with fronts, before and behind its junction, with gaps."""
+    things: list[Drawable] = []
     for side, x in zip((-1, 1), street.front, strict=True):
         # Some sides are mostly houses, others mostly walls, and so on.
-        weights = np.array([kind.chance for kind in KINDS]) * rng.gamma(1, 1, len(KINDS))
+        weights = np.array([style.chance for style in STYLES]) * rng.gamma(1, 1, len(STYLES))
         gap = 0.15 * rng.random()
         z = 0.8
         while z < FAR:
-            kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
-            end = z + rng.uniform(*kind.lengths)
+            style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
+            end = z + rng.uniform(*style.lengths)
             if z < street.junction[0] < end:
                 end = street.junction[0]
             if end - z > 2 and rng.random() > gap:
-                things.append(_front(canvas, rng, street, kind, side, x, (z, end)))
-                if kind is not BUILDING and rng.random() < 0.4:  # a house behind it
+                things.append(_front(canvas, rng, street, style, side, x, (z, end)))
+                if style is not BUILDING and rng.random() < 0.4:  # a house behind it
                     back = x + side * rng.uniform(4, 9)
                     things.append(_front(canvas, rng, street, BUILDING, side, back, (z + 1, end)))
             z = street.junction[1] if end == street.junction[0] else end
@@ -64,24 +65,24 @@ def _front(
     canvas: Canvas,
     rng: np.random.Generator,
     street: Street,
-    kind: Kind,
+    style: FrontStyle,
     side: int,
     x: float,
     span: tuple[float, float],
-) -> Thing:
-    """Designs one front from `span[0]` to `span[1]` metres ahead; gives what draws it."""
+) -> Drawable:
+    """Design a front from `span[0]` to `span[1]` meters ahead."""
     start, end = span
-    height = rng.uniform(*kind.heights)
+    height = rng.uniform(*style.heights)
     place = Place(x, start, 0, street.sun, street.light, 0)
     along = place.shade(np.array([-side, 0, 0], np.float32)) * 1.35
     across = place.shade(np.array([0, 0, -1], np.float32)) * 1.35
-    picture = kind.texture(canvas, rng, end - start, height)
-    gable = kind.texture(canvas, rng, _DEPTH, height)
+    picture = style.texture(canvas, rng, end - start, height)
+    gable = style.texture(canvas, rng, _DEPTH, height)
     roof = rng.uniform(1.5, 3.5) if height < 10 and rng.random() < 0.7 else 0.0
     tiles = np.array([0.4, 0.22, 0.16]) * rng.uniform(0.5, 1.3)
 
     def ink(z: float) -> Ink:
-        return Ink(kind.label, kind.label, z)
+        return Ink(style.label, style.label, z)
 
     def draw_gable() -> None:
         outer, ridge, top = x + side * _DEPTH, x + side * _DEPTH / 2, height + roof
@@ -94,16 +95,16 @@ def _front(
         canvas.texture(corners, _lit(gable, across), ink(start), holes=False)
 
     def draw() -> None:
-        if kind is BUILDING:
+        if style is BUILDING:
             draw_gable()
         edges = np.linspace(end, start, max(1, round((end - start) / _PIECE)) + 1)
         columns = np.rint((edges - start) / (end - start) * picture.shape[1]).astype(int)
         for (far, near), (right, left) in zip(pairwise(edges), pairwise(columns), strict=True):
             corners = [(x, height, near), (x, height, far), (x, 0, far), (x, 0, near)]
             piece = _lit(picture[:, left:right], along)
-            canvas.texture(corners, piece, ink((near + far) / 2), holes=kind is HEDGE)
+            canvas.texture(corners, piece, ink((near + far) / 2), holes=style is HEDGE)
 
-    return end, draw
+    return Drawable(end, draw)
 
 
 def _lit(picture: Floats, brightness: float) -> Floats:
@@ -111,7 +112,7 @@ def _lit(picture: Floats, brightness: float) -> Floats:
 
 
 def facade(canvas: Canvas, rng: np.random.Generator, length: float, height: float) -> Floats:
-    """Paints the front of a building, float32 `[h, w, 4]`."""
+    """Paint the front of a building, float32 [h, w, 4]."""
     dpm = 20
     w, h = max(8, round(length * dpm)), max(8, round(height * dpm))
     base = np.array([0.62, 0.55, 0.46]) * rng.uniform(0.45, 1.35) + rng.normal(0, 0.07, 3)
@@ -119,15 +120,15 @@ def facade(canvas: Canvas, rng: np.random.Generator, length: float, height: floa
     picture[..., :3] = np.clip(base, 0.08, 0.95) * _grain(canvas, rng, h, w, 0.25)
     if rng.random() < 0.3:  # bricks
         picture[:: dpm // 4, :, :3] *= 0.85
-    storey, bay = rng.uniform(2.8, 3.6) * dpm, rng.uniform(1.6, 3.2) * dpm
-    size = rng.uniform(0.4, 0.65) * bay, rng.uniform(0.45, 0.6) * storey
+    story, bay = rng.uniform(2.8, 3.6) * dpm, rng.uniform(1.6, 3.2) * dpm
+    size = rng.uniform(0.4, 0.65) * bay, rng.uniform(0.45, 0.6) * story
     frame = np.clip(rng.choice([0.25, 0.9]) + rng.normal(0, 0.05, 3), 0, 1)
-    ground = storey if rng.random() < 0.5 else 0  # shops on the ground floor
-    for floor in range(int((h - ground) // storey)):
-        low = h - ground - floor * storey
-        picture[int(low - 0.06 * storey) : int(low), :, :3] *= 0.85
+    ground = story if rng.random() < 0.5 else 0  # shops on the ground floor
+    for floor in range(int((h - ground) // story)):
+        low = h - ground - floor * story
+        picture[int(low - 0.06 * story) : int(low), :, :3] *= 0.85
         for column in range(int(w // bay)):
-            x, y = (column + 0.5) * bay - size[0] / 2, low - storey * 0.25 - size[1]
+            x, y = (column + 0.5) * bay - size[0] / 2, low - story * 0.25 - size[1]
             _pane(rng, picture, x, y, size, frame)
     if ground:
         picture[h - int(ground) :, :, :3] = paint_color(rng) * 0.7
@@ -166,7 +167,7 @@ def _pane(
 
 
 def wall(canvas: Canvas, rng: np.random.Generator, length: float, height: float) -> Floats:
-    """Paints a garden wall or a noise barrier, float32 `[h, w, 4]`."""
+    """Paint a garden wall or a noise barrier, float32 [h, w, 4]."""
     h, w = max(8, round(height * 40)), max(8, round(length * 20))
     picture = np.ones((h, w, 4), np.float32)
     base = np.array([0.55, 0.5, 0.45]) * rng.uniform(0.5, 1.4) + rng.normal(0, 0.05, 3)
@@ -187,7 +188,7 @@ def wall(canvas: Canvas, rng: np.random.Generator, length: float, height: float)
 
 
 def fence(canvas: Canvas, rng: np.random.Generator, length: float, height: float) -> Floats:
-    """Paints bars, boards or a guard rail that one can see through, float32 `[h, w, 4]`."""
+    """Paint bars, boards, a guard rail or a mesh that can be seen through, float32 [h, w, 4]."""
     h, w = max(12, round(height * 40)), max(12, round(length * 20))
     picture = np.zeros((h, w, 4), np.float32)
     picture[..., :3] = np.clip(paint_color(rng) * 0.8, 0.05, 0.9) * _grain(canvas, rng, h, w, 0.3)
@@ -218,7 +219,7 @@ def fence(canvas: Canvas, rng: np.random.Generator, length: float, height: float
 
 
 def hedge(canvas: Canvas, rng: np.random.Generator, length: float, height: float) -> Floats:
-    """Paints a hedge with a ragged top, float32 `[h, w, 4]`."""
+    """Paint a hedge with a ragged top, float32 [h, w, 4]."""
     h, w = max(8, round(height * 30)), max(8, round(length * 20))
     grain = _grain(canvas, rng, h, w, 1.4)
     picture = np.ones((h, w, 4), np.float32)
@@ -231,15 +232,15 @@ def hedge(canvas: Canvas, rng: np.random.Generator, length: float, height: float
 def _grain(
     canvas: Canvas, rng: np.random.Generator, height: int, width: int, strength: float
 ) -> Floats:
-    """Cuts a piece of noise around 1, `[h, w, 1]`."""
+    """Cut a piece of noise around 1, float32 [h, w, 1]."""
     rows = (rng.integers(512) + np.arange(height)) % 512
     columns = (rng.integers(512) + np.arange(width)) % 512
     noise = canvas.grain[np.ix_(rows, columns)][..., None]
     return np.asarray(1 + strength * (noise - 0.5), np.float32)
 
 
-BUILDING = Kind(LABEL_IDS["building"], 0.5, (5, 17), (8, 22), facade)
-WALL = Kind(LABEL_IDS["wall"], 0.18, (1.0, 3.2), (10, 30), wall)
-FENCE = Kind(LABEL_IDS["fence"], 0.22, (0.9, 2.0), (10, 30), fence)
-HEDGE = Kind(LABEL_IDS["vegetation"], 0.1, (0.8, 2.2), (8, 20), hedge)
-KINDS = (BUILDING, WALL, FENCE, HEDGE)
+BUILDING = FrontStyle(LABEL_IDS["building"], 0.5, (5, 17), (8, 22), facade)
+WALL = FrontStyle(LABEL_IDS["wall"], 0.18, (1.0, 3.2), (10, 30), wall)
+FENCE = FrontStyle(LABEL_IDS["fence"], 0.22, (0.9, 2.0), (10, 30), fence)
+HEDGE = FrontStyle(LABEL_IDS["vegetation"], 0.1, (0.8, 2.2), (8, 20), hedge)
+STYLES = (BUILDING, WALL, FENCE, HEDGE)

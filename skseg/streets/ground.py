@@ -1,4 +1,4 @@
-"""What is behind and below everything that stands in a street: the sky, the horizon, the ground."""
+"""The background of a street: the sky, the horizon and the ground."""
 
 import cv2
 import numpy as np
@@ -11,11 +11,11 @@ from skseg.streets.street import Street
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, street: Street) -> Floats:
-    """Paints the sky over everything; gives the colour of the haze."""
+    """Paint the sky over everything, and return the color of the haze."""
     height, width = canvas.labels.shape
     blue = np.array([0.35, 0.55, 0.85]) + rng.normal(0, 0.05, 3)
-    grey = np.full(3, rng.uniform(0.55, 0.9))
-    top = blue * street.light + grey * (1 - street.light)
+    gray = np.full(3, rng.uniform(0.55, 0.9))
+    top = blue * street.light + gray * (1 - street.light)
     low = np.array([0.85, 0.87, 0.9]) + rng.normal(0, 0.04) * np.array([1, 0.3, -1])
     rows = np.clip(np.arange(height) / canvas.camera.horizon, 0, 1)[:, None, None]
     sky = top * (1 - rows) + low * rows
@@ -34,7 +34,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, street: Street) -> Float
 
 
 def paint_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Closes the horizon with far buildings and trees."""
+    """Close the horizon with far buildings and trees."""
     x = -260.0
     while x < 260:
         w, z = rng.uniform(8, 40), rng.uniform(140, 220)
@@ -42,8 +42,8 @@ def paint_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
             h = rng.uniform(5, 28)
             label = LABEL_IDS["building"]
             outline = [(x, -1, z), (x, h, z), (x + w, h, z), (x + w, -1, z)]
-            grey = np.array([0.5, 0.48, 0.45]) * rng.uniform(0.6, 1.2)
-            canvas.polygon(outline, grey, Ink(label, label, z))
+            gray = np.array([0.5, 0.48, 0.45]) * rng.uniform(0.6, 1.2)
+            canvas.polygon(outline, gray, Ink(label, label, z))
         else:
             label, green = LABEL_IDS["vegetation"], leaf_color(rng)
             for step in np.arange(0, w, 5):
@@ -54,7 +54,7 @@ def paint_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
-    """Paints everything below the horizon by its place on the ground."""
+    """Paint everything below the horizon by its place on the ground."""
     camera = canvas.camera
     height, width = canvas.labels.shape
     first = int(camera.horizon) + 1
@@ -66,8 +66,8 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
     z = np.broadcast_to(ahead, x.shape).astype(np.float32)
 
     grain, patches = (
-        canvas.grain[(z * per_metre).astype(int) % 512, (x * per_metre).astype(int) % 512]
-        for per_metre in (40, 6)
+        canvas.grain[(z * per_meter).astype(int) % 512, (x * per_meter).astype(int) % 512]
+        for per_meter in (40, 6)
     )
     noise = (0.55 * grain + 0.45 * patches - 0.5) / (1 + z / 40)
 
@@ -77,12 +77,12 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
     is_verge |= (x > street.curb[1]) & (x < street.curb[1] + street.verge[1])
     is_back = (x < street.front[0]) | (x > street.front[1])
 
-    grey = rng.uniform(0.22, 0.5) + rng.normal(0, 0.015, 3)
-    paving = grey * rng.uniform(0.8, 1.6) + rng.normal(0, 0.03, 3)
+    gray = rng.uniform(0.22, 0.5) + rng.normal(0, 0.015, 3)
+    paving = gray * rng.uniform(0.8, 1.6) + rng.normal(0, 0.03, 3)
     layers = (
         ("sidewalk", np.ones_like(is_road), paving, 0.3),
         ("terrain", is_verge | is_back, _grass(rng), 0.9),
-        ("road", is_road, grey, 0.25),
+        ("road", is_road, gray, 0.25),
     )
     rgb = canvas.rgb[first:]
     for name, mask, color, strength in layers:
@@ -119,7 +119,7 @@ def _markings(
     is_road: NDArray[np.bool_],
     at_junction: NDArray[np.bool_],
 ) -> None:
-    """Paints lane lines and, in front of a junction, a crossing; worn to some degree."""
+    """Paint lane lines and, in front of a junction, a crossing; worn to some degree."""
     paint = np.clip(np.array([0.85, 0.85, 0.82]) * rng.uniform(0.7, 1.1), 0, 1)
     wear = rng.uniform(0.3, 0.95)
     middles = [lane for lane, _ in street.lanes]

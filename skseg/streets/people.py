@@ -11,7 +11,7 @@ _Limb = Sequence[tuple[float, float]]
 
 
 def person(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """Somebody who stands or walks."""
+    """Draw a person who stands or walks."""
     height = rng.uniform(1.5, 1.92) if rng.random() < 0.85 else rng.uniform(0.95, 1.4)
     step = rng.uniform(-0.14, 0.14)
     shade_below(canvas, place, 0.35, 0.4, height)
@@ -24,22 +24,22 @@ def person(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def cyclist(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A bicycle and its rider."""
+    """Draw a bicycle and its rider."""
     _ride(canvas, rng, place, "bicycle")
 
 
-def biker(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A motorcycle and its rider."""
+def motorcyclist(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
+    """Draw a motorcycle and its rider."""
     _ride(canvas, rng, place, "motorcycle")
 
 
 def bicycle(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A parked bicycle."""
+    """Draw a parked bicycle."""
     _two_wheeler(canvas, rng, place, "bicycle")
 
 
 def motorcycle(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A parked motorcycle."""
+    """Draw a parked motorcycle."""
     _two_wheeler(canvas, rng, place, "motorcycle")
 
 
@@ -64,13 +64,13 @@ def _ride(canvas: Canvas, rng: np.random.Generator, place: Place, name: str) -> 
 
 
 def _two_wheeler(canvas: Canvas, rng: np.random.Generator, place: Place, name: str) -> float:
-    """Draws a bicycle or a motorcycle; gives how much of its length is seen, with a sign."""
+    """Draw a bicycle or a motorcycle; return the visible share of its length, with a sign."""
     ink = place.ink(name)
     turn = float(np.sin(place.heading))
     seen = float(np.copysign(max(abs(turn), 0.12), turn))
     color = paint_color(rng)
     is_motor = name == "motorcycle"
-    radius, base, tyre = (0.31, 0.7, 0.13) if is_motor else (0.34, 0.52, 0.045)
+    radius, base, tire = (0.31, 0.7, 0.13) if is_motor else (0.34, 0.52, 0.045)
     shade_below(canvas, place, 1.6, 0.5, 0.9)
 
     def points(line: list[tuple[float, float]]) -> list[tuple[float, float, float]]:
@@ -81,7 +81,7 @@ def _two_wheeler(canvas: Canvas, rng: np.random.Generator, place: Place, name: s
             (axle + radius * float(np.cos(t)), radius + radius * float(np.sin(t)))
             for t in np.linspace(0, 2 * np.pi, 17)
         ]
-        canvas.stroke(points(rim), tyre, np.full(3, 0.05), ink)
+        canvas.stroke(points(rim), tire, np.full(3, 0.05), ink)
         if is_motor:
             canvas.disc(points([(axle, radius)])[0], 0.12 * abs(seen), np.full(3, 0.35), ink)
     if is_motor:
@@ -113,7 +113,7 @@ def _figure(
     legs: Sequence[_Limb],
     arms: Sequence[_Limb],
 ) -> None:
-    """Draws a body from limbs in parts of its height, (aside, up)."""
+    """Draw a body from limbs (aside, up), in fractions of its height."""
     ink = place.ink(name)
     light = 0.6 + 0.5 * place.light
     skin = np.array([0.85, 0.62, 0.48]) * rng.uniform(0.35, 1.05) * light

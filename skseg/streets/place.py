@@ -1,4 +1,4 @@
-"""Where a thing stands, how the light falls on it, and what all things share."""
+"""Where a thing stands, how the light falls on it, and helpers that all things share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from skseg.data.cityscapes import LABEL_IDS
 from skseg.streets.canvas import Canvas, Floats, Ink
 
 STATIC = 4
-"""The label id of what stands around and belongs to no class."""
+"""The label id of street furniture, which belongs to no class."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Place:
     """Where a thing stands, and how the light falls.
 
     Attributes:
-        x: Metres to the right of the camera.
-        z: Metres ahead.
+        x: Meters to the right of the camera.
+        z: Meters ahead.
         heading: Radians; 0 looks away from the camera.
         sun: The unit vector towards the sun.
         light: The share of the light that comes from the sun, from 0 to 1.
-        number: Counts the instances of the scene.
+        number: Number of the thing in the scene.
     """
 
     x: float
@@ -34,38 +34,38 @@ class Place:
     number: int
 
     def local(self, points: ArrayLike) -> Floats:
-        """Turns points `[n, 3]` of a thing (ahead, up, aside) into those of the street."""
+        """Turn points [n, 3] of a thing (ahead, up, aside) into those of the street."""
         ahead, up, aside = np.asarray(points, np.float32).T
         sin, cos = np.sin(self.heading), np.cos(self.heading)
         x, z = self.x + ahead * sin + aside * cos, self.z + ahead * cos - aside * sin
         return np.stack([x, up, z], 1)
 
     def shade(self, normal: Floats) -> float:
-        """Gives the brightness of a surface."""
+        """Return the brightness of a surface."""
         return (
             0.45 + 0.25 * float(normal[1]) + self.light * 0.6 * max(0.0, float(normal @ self.sun))
         )
 
     def ink(self, name: str) -> Ink:
-        """Gives the ink of an instance of a class."""
+        """Return the ink of an instance of a class."""
         label = LABEL_IDS[name]
         return Ink(label, label * 1000 + self.number, self.z)
 
 
 Draw = Callable[[Canvas, np.random.Generator, Place], None]
-"""Draws one thing of a kind."""
+"""A function that draws one thing."""
 
 
 def paint_color(rng: np.random.Generator) -> Floats:
-    """Draws a colour as cars, clothes and signs have it: often grey, sometimes bright."""
-    grey = np.full(3, rng.uniform(0.06, 0.9))
+    """Draw a random color for cars, clothes and signs: often gray, sometimes bright."""
+    gray = np.full(3, rng.uniform(0.06, 0.9))
     tint = rng.random(3) ** 1.5
     share = rng.choice([0.08, 0.35, 0.85], p=[0.5, 0.25, 0.25])
-    return np.asarray((1 - share) * grey + share * tint, np.float32)
+    return np.asarray((1 - share) * gray + share * tint, np.float32)
 
 
 def shade_below(canvas: Canvas, place: Place, length: float, width: float, height: float) -> None:
-    """Darkens the ground below a box, and where its shadow falls."""
+    """Darken the ground below a box and in its shadow."""
     half = np.array([(a * length / 2, 0.0, s * width / 2) for a in (-1, 1) for s in (-1, 1)])
     base = place.local(half)
     canvas.shade(base, 0.6)
@@ -75,7 +75,7 @@ def shade_below(canvas: Canvas, place: Place, length: float, width: float, heigh
 
 
 def leaf_color(rng: np.random.Generator) -> Floats:
-    """Draws the green of a plant, or its brown in autumn."""
+    """Draw a random color of leaves: green, or brown in autumn."""
     green = np.array([0.22, 0.36, 0.12]) + rng.normal(0, 0.04, 3)
     autumn = np.array([0.42, 0.30, 0.12]) + rng.normal(0, 0.05, 3)
     share = rng.choice([0.0, rng.random()], p=[0.75, 0.25])
@@ -84,5 +84,5 @@ def leaf_color(rng: np.random.Generator) -> Floats:
 
 
 def stuff(name: str, z: float) -> Ink:
-    """Gives the ink of a class whose instances are not counted."""
+    """Return the ink of a class without instances."""
     return Ink(LABEL_IDS[name], LABEL_IDS[name], z)

@@ -1,9 +1,9 @@
-"""Which things occur in a street, how often, and where."""
+"""The things that occur in a street: how often, and where."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -12,54 +12,57 @@ from skseg.streets.canvas import Canvas
 from skseg.streets.place import Draw, Place
 from skseg.streets.street import Street
 
+Spot = Literal["lane", "parked", "sidewalk", "sidewalk_edge", "crossing", "behind_fronts"]
+"""Where a thing stands: in a lane, parked at the curb, anywhere on the sidewalk, on its edge beside
+the curb, on the road and heading across, or behind the fronts of the houses."""
+
 
 @dataclass(frozen=True)
-class Kind:
-    """How often a thing occurs, and where.
+class Occurrence:
+    """How often things of one sort occur, and where.
 
     Attributes:
-        draw: Draws one.
+        draw: Function that draws one.
         count: The mean number in a scene.
-        where: `lane`, `curb` (parked at it), `walk` (on the sidewalk), `kerb` (the sidewalk's
-            edge), `crossing` (on the road, across) or `back` (behind the fronts).
-        depth: The range of distances, in metres.
+        where: Where they stand; see `Spot`.
+        depth: The range of distances, in meters.
     """
 
     draw: Draw
     count: float
-    where: str
+    where: Spot
     depth: tuple[float, float]
 
 
-KINDS = (
-    Kind(vehicles.car, 3.0, "lane", (7, 60)),
-    Kind(vehicles.car, 4.0, "curb", (6, 50)),
-    Kind(vehicles.truck, 0.9, "lane", (11, 40)),
-    Kind(vehicles.truck, 0.5, "curb", (11, 40)),
-    Kind(vehicles.bus, 1.3, "lane", (12, 45)),
-    Kind(people.cyclist, 1.2, "lane", (4, 22)),
-    Kind(people.cyclist, 0.7, "crossing", (5, 22)),
-    Kind(people.biker, 1.2, "lane", (4, 22)),
-    Kind(people.bicycle, 1.8, "walk", (3, 18)),
-    Kind(people.motorcycle, 1.6, "curb", (4, 20)),
-    Kind(people.person, 5.0, "walk", (3, 35)),
-    Kind(people.person, 1.5, "crossing", (5, 30)),
-    Kind(scenery.tree, 3.0, "kerb", (7, 80)),
-    Kind(scenery.tree, 6.0, "back", (8, 100)),
-    Kind(scenery.bush, 3.0, "back", (5, 60)),
-    Kind(scenery.lamp_post, 4.0, "kerb", (4, 60)),
-    Kind(scenery.traffic_sign, 3.0, "kerb", (4, 35)),
-    Kind(scenery.traffic_light, 2.2, "kerb", (5, 35)),
-    Kind(scenery.bin_or_box, 1.2, "walk", (8, 40)),
+OCCURRENCES = (
+    Occurrence(vehicles.car, 3.0, "lane", (7, 60)),
+    Occurrence(vehicles.car, 4.0, "parked", (6, 50)),
+    Occurrence(vehicles.truck, 0.9, "lane", (11, 40)),
+    Occurrence(vehicles.truck, 0.5, "parked", (11, 40)),
+    Occurrence(vehicles.bus, 1.3, "lane", (12, 45)),
+    Occurrence(people.cyclist, 1.2, "lane", (4, 22)),
+    Occurrence(people.cyclist, 0.7, "crossing", (5, 22)),
+    Occurrence(people.motorcyclist, 1.2, "lane", (4, 22)),
+    Occurrence(people.bicycle, 1.8, "sidewalk", (3, 18)),
+    Occurrence(people.motorcycle, 1.6, "parked", (4, 20)),
+    Occurrence(people.person, 5.0, "sidewalk", (3, 35)),
+    Occurrence(people.person, 1.5, "crossing", (5, 30)),
+    Occurrence(scenery.tree, 3.0, "sidewalk_edge", (7, 80)),
+    Occurrence(scenery.tree, 6.0, "behind_fronts", (8, 100)),
+    Occurrence(scenery.bush, 3.0, "behind_fronts", (5, 60)),
+    Occurrence(scenery.lamp_post, 4.0, "sidewalk_edge", (4, 60)),
+    Occurrence(scenery.traffic_sign, 3.0, "sidewalk_edge", (4, 35)),
+    Occurrence(scenery.traffic_light, 2.2, "sidewalk_edge", (5, 35)),
+    Occurrence(scenery.bin_or_box, 1.2, "sidewalk", (8, 40)),
 )
 
 
 class Growth(NamedTuple):
-    """One thing of a scene, drawn larger than it is.
+    """A thing of a scene to be drawn larger than it is.
 
     Attributes:
-        number: The thing's own, the last three digits of its instance id.
-        factor: Of its sides in the picture, about the point where it stands.
+        number: Number of the thing, the last three digits of its instance id.
+        factor: Factor on its sides in the image, about the point where it stands.
     """
 
     number: int
@@ -68,19 +71,28 @@ class Growth(NamedTuple):
 
 _LONG = (vehicles.truck, vehicles.bus)
 
-Thing = tuple[float, Callable[[], None]]
-"""A distance, and what draws the thing there."""
+
+class Drawable(NamedTuple):
+    """Something to draw, at its turn: a canvas is painted from far to near.
+
+    Attributes:
+        distance: Distance from the camera, in meters.
+        draw: Function that draws it.
+    """
+
+    distance: float
+    draw: Callable[[], None]
 
 
 def place_things(
     canvas: Canvas, rng: np.random.Generator, street: Street, growth: Growth | None = None
-) -> list[Thing]:
-    """Places things of all kinds, where they do not run into each other; one may be grown."""
-    things: list[Thing] = []
+) -> list[Drawable]:
+    """Place things of all sorts so that they do not overlap on the ground; one may be grown."""
+    things: list[Drawable] = []
     taken: list[tuple[float, float, float]] = []
-    for kind in KINDS:
+    for kind in OCCURRENCES:
         for _ in range(rng.poisson(kind.count)):
-            # Even in the logarithm, so that near and far are about as many.
+            # Uniform in the logarithm, so that near and far things are about equally frequent.
             z = float(np.exp(rng.uniform(*np.log(kind.depth))))
             x, heading, room = _where(rng, kind.where, street, z)
             gap = 13.0 if kind.draw in _LONG else room
@@ -91,41 +103,36 @@ def place_things(
             stream = rng.spawn(1)[0]
             draw = partial(kind.draw, canvas, stream, place)
             if growth is not None and growth.number == place.number:
-                draw = partial(_draw_grown, kind.draw, canvas, stream, place, growth.factor)
-            things.append((z, draw))
+                draw = partial(_draw_grown, draw, canvas, place, growth.factor)
+            things.append(Drawable(z, draw))
     return things
 
 
-def _draw_grown(
-    draw: Draw, canvas: Canvas, rng: np.random.Generator, place: Place, factor: float
-) -> None:
-    """Draws a thing through a lens that enlarges about its foot: no pixel is interpolated."""
-    camera = canvas.camera
-    canvas.camera = camera.enlarged(factor, camera.project([[place.x, 0, place.z]])[0])
-    draw(canvas, rng, place)
-    canvas.camera = camera
+def _draw_grown(draw: Callable[[], None], canvas: Canvas, place: Place, factor: float) -> None:
+    with canvas.enlarged(factor, (place.x, 0, place.z)):
+        draw()
 
 
 def _where(
-    rng: np.random.Generator, where: str, street: Street, z: float
+    rng: np.random.Generator, where: Spot, street: Street, z: float
 ) -> tuple[float, float, float]:
-    """Chooses x, a heading, and the room that a thing takes up along the street."""
+    """Draw x, a heading, and the length that a thing occupies along the street, in meters."""
     side = int(rng.integers(2))
     sign, curb, front = (-1, 1)[side], street.curb[side], street.front[side]
     match where:
         case "lane":
             x, heading = street.lanes[rng.integers(len(street.lanes))]
             return x + rng.normal(0, 0.3), heading + rng.normal(0, 0.05), 7
-        case "curb":
+        case "parked":
             heading = np.pi if sign < 0 and len(street.lanes) > 1 else 0.0
             return curb - sign * rng.uniform(0.9, 1.2), heading + rng.normal(0, 0.04), 5.5
-        case "walk":
+        case "sidewalk":
             inner = abs(curb) + street.verge[side] + 0.3
             x = sign * rng.uniform(inner, max(inner, abs(front) - 0.3))
             return x, rng.uniform(0, 2 * np.pi), 0.3
-        case "kerb":
+        case "sidewalk_edge":
             return curb + sign * rng.uniform(0.3, 0.8), 0, 0.3
         case "crossing":
             return rng.uniform(*street.curb), rng.choice([-1, 1]) * np.pi / 2, 1
-        case _:
+        case "behind_fronts":
             return front + sign * rng.uniform(1.5, 12), 0, 0

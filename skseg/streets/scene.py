@@ -1,4 +1,4 @@
-"""A street scene with its annotation, from nothing but a seed."""
+"""A drawn street scene with its annotation, from a seed alone."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,23 @@ from skseg.streets.ground import paint_backdrop, paint_ground, paint_sky
 from skseg.streets.placement import Growth, place_things
 from skseg.streets.sensor import expose
 from skseg.streets.street import plan_street, set_up_camera
+from skseg.types import Image
 
 _SUPERSAMPLING = 2  # smooth edges in the image
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and its annotation, as Cityscapes has them.
+    """A drawn image and its annotation, in the format of Cityscapes.
 
     Attributes:
-        image: RGB, uint8 `[H, W, 3]`.
-        label_ids: Label ids, not training ids, uint8 `[H, W]`.
-        instance_ids: uint16 `[H, W]`: the label id times 1000 plus a number for things that are
-            counted, else the label id.
+        image: RGB, uint8 [H, W, 3].
+        label_ids: Label ids, not training ids, uint8 [H, W].
+        instance_ids: uint16 [H, W]: the label id times 1000 plus a number for classes with
+            instances, else the label id.
     """
 
-    image: NDArray[np.uint8]
+    image: Image
     label_ids: NDArray[np.uint8]
     instance_ids: NDArray[np.uint16]
 
@@ -34,16 +35,21 @@ class Scene:
 def draw_scene(
     seed: int, height: int = 256, width: int = 512, growth: Growth | None = None
 ) -> Scene:
-    """Draws the street scene of a seed.
+    """Draw the street scene of a seed.
 
     Args:
-        seed: Everything about the scene follows from it.
-        height: Of the picture, in pixels.
-        width: Of the picture, in pixels.
-        growth: A thing to draw larger, with its shadow; all else stays as it is.
+        seed: Seed that determines the scene.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+        growth: A thing to draw larger, with its shadow; everything else stays the same.
 
     Returns:
-        The picture with its label ids and instance ids.
+        The image with its label ids and instance ids.
+
+    Example:
+        >>> scene = draw_scene(seed=0, height=64, width=128)
+        >>> scene.image.shape, scene.label_ids.shape, scene.instance_ids.dtype
+        ((64, 128, 3), (64, 128), dtype('uint16'))
     """
     rng = np.random.default_rng(seed)
     size = height * _SUPERSAMPLING, width * _SUPERSAMPLING
@@ -53,6 +59,6 @@ def draw_scene(
     paint_backdrop(canvas, rng)
     paint_ground(canvas, rng, street)
     things = line_with_fronts(canvas, rng, street) + place_things(canvas, rng, street, growth)
-    for _, draw in sorted(things, key=lambda thing: -thing[0]):
-        draw()
+    for thing in sorted(things, key=lambda thing: -thing.distance):
+        thing.draw()
     return Scene(*expose(canvas, rng, haze_color, _SUPERSAMPLING))

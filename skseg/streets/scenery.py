@@ -10,7 +10,7 @@ _LAMPS = ((0.95, 0.1, 0.05), (1.0, 0.65, 0.1), (0.15, 0.9, 0.45))
 _RED, _BLUE, _YELLOW = (0.75, 0.08, 0.08), (0.1, 0.25, 0.65), (0.9, 0.75, 0.1)
 _WHITE, _BLACK, _BARE = (0.9, 0.9, 0.9), (0.08, 0.08, 0.08), (0.5, 0.5, 0.5)
 
-# Colours of a plate from the rim to the middle; the bare one is the back of a plate.
+# Colors of a plate from the rim to the middle; the bare one is the back of a plate.
 _PLATES = (
     (_RED, _WHITE, _BLACK),
     (_WHITE, _BLUE, _WHITE),
@@ -22,7 +22,7 @@ _PLATES = (
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A trunk and a crown of leafy clumps."""
+    """Draw a tree: a trunk, and branches or a crown of leafy clumps."""
     height = rng.uniform(4, 11)
     trunk, spread = height * rng.uniform(0.2, 0.4), height * rng.uniform(0.18, 0.3)
     ink, color = stuff("vegetation", place.z), leaf_color(rng) * (0.7 + 0.5 * place.light)
@@ -46,7 +46,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def bush(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A clump on the ground."""
+    """Draw a bush: leafy clumps on the ground."""
     size, ink = rng.uniform(0.7, 1.8), stuff("vegetation", place.z)
     color = leaf_color(rng) * (0.7 + 0.5 * place.light)
     for _ in range(3):
@@ -55,7 +55,7 @@ def bush(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def lamp_post(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A street lamp, or a plain post."""
+    """Draw a street lamp or a plain post."""
     height, ink = rng.uniform(4, 8), stuff("pole", place.z)
     color = np.full(3, rng.uniform(0.08, 0.6))
     toward = -np.sign(place.x) * rng.choice([0, 1, 1]) * rng.uniform(0.6, 2)
@@ -68,7 +68,7 @@ def lamp_post(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def traffic_light(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A post with one or two heads, of which one lamp is lit."""
+    """Draw a traffic light: a post with one or two heads and one lit lamp in each."""
     pole, light = stuff("pole", place.z), stuff("traffic light", place.z)
     height = rng.uniform(2.6, 3.4)
     color = np.full(3, rng.uniform(0.2, 0.6))
@@ -92,7 +92,7 @@ def traffic_light(canvas: Canvas, rng: np.random.Generator, place: Place) -> Non
 
 
 def traffic_sign(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A post with one or two plates, seen from the front or from behind."""
+    """Draw a traffic sign: a post with one or two plates, from the front or from behind."""
     pole, sign = stuff("pole", place.z), stuff("traffic sign", place.z)
     height, light = rng.uniform(2.0, 2.9), 0.65 + 0.4 * place.light
     post = [(place.x, 0, place.z), (place.x, height + 0.2, place.z)]
@@ -107,7 +107,7 @@ def traffic_sign(canvas: Canvas, rng: np.random.Generator, place: Place) -> None
 
 
 def _outline(corners: int, *, upright: bool) -> Floats:
-    """Gives the shape of a plate, `[n, 2]`: an upright rectangle, or as many corners as asked."""
+    """Return the shape of a plate, [n, 2]: a rectangle, or `corners` corners."""
     if upright:
         return np.array([(-0.7, -1), (0.7, -1), (0.7, 1), (-0.7, 1)], np.float32)
     # Octagons stand on a side, the others with a corner up.
@@ -117,7 +117,7 @@ def _outline(corners: int, *, upright: bool) -> Floats:
 
 
 def bin_or_box(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """Street furniture, which belongs to no class."""
+    """Draw street furniture, which belongs to no class."""
     w, h = rng.uniform(0.2, 0.6), rng.uniform(0.6, 1.5)
     corners = [(place.x + a, b, place.z) for a, b in ((-w, 0), (w, 0), (w, h), (-w, h))]
     canvas.polygon(corners, paint_color(rng) * 0.7, Ink(STATIC, STATIC, place.z))

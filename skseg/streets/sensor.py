@@ -1,4 +1,4 @@
-"""From a painted canvas to what a camera would have taken: haze, lens, noise, the own bonnet."""
+"""From a painted canvas to the image of a camera: haze, lens, noise, the hood of its own car."""
 
 import cv2
 import numpy as np
@@ -13,10 +13,10 @@ _EGO_VEHICLE, _OUT_OF_ROI = 1, 3
 def expose(
     canvas: Canvas, rng: np.random.Generator, haze_color: Floats, scale: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
-    """Takes the picture of a canvas that is `scale` times as large.
+    """Take the image of a canvas that is `scale` times as large.
 
     Returns:
-        The image, uint8 `[H, W, 3]`; label ids, uint8 `[H, W]`; instance ids, uint16 `[H, W]`.
+        The image, uint8 [H, W, 3]; label ids, uint8 [H, W]; instance ids, uint16 [H, W].
     """
     visibility = np.float32(rng.choice([90, 200, 500], p=[0.15, 0.45, 0.4]))
     haze = 1 - np.exp(-canvas.depth / visibility)
@@ -51,7 +51,7 @@ def _hood(
     labels: NDArray[np.uint8],
     instances: NDArray[np.uint16],
 ) -> None:
-    """Covers the bottom with the bonnet of the camera's own car."""
+    """Cover the bottom of the image with the hood of the camera's own car."""
     height, width = labels.shape
     u = np.linspace(-1, 1, width)[None] / rng.uniform(0.9, 1.4)
     edge = height * (1 - rng.uniform(0.05, 0.12) * np.clip(1 - u**4, 0, 1))

@@ -7,19 +7,19 @@ import numpy as np
 from skseg.streets.canvas import Camera, Floats
 
 FAR = 130.0
-"""The distance in metres to which a street is built."""
+"""The distance in meters to which a street is built."""
 
 
 @dataclass(frozen=True)
 class Street:
-    """The cross-section of a street; every pair is left and right, in metres from the camera.
+    """The cross-section of a street; every pair is left and right, in meters from the camera.
 
     Attributes:
         curb: The edges of the road.
-        front: Where the fronts stand.
+        front: The positions of the fronts.
         verge: The width of a green strip beside the road, or 0.
         junction: The distances where a side street begins and ends.
-        lanes: The middles of the lanes, with the heading of their traffic.
+        lanes: The middle of each lane, with the heading of its traffic.
         sun: The unit vector towards the sun.
         light: The share of the light that comes from the sun.
     """
@@ -34,7 +34,7 @@ class Street:
 
 
 def plan_street(rng: np.random.Generator) -> Street:
-    """Draws a street: how many lanes, what lies beside them, where the sun stands."""
+    """Draw a random street: its lanes, its sides and the position of the sun."""
     lane_width, ours = rng.uniform(2.9, 3.6), int(rng.integers(1, 3))
     theirs, parking = int(rng.integers(0, 3)), rng.choice([0.3, 2.2], 2)
     right = lane_width / 2 + rng.normal(0, 0.25)
@@ -62,7 +62,7 @@ def plan_street(rng: np.random.Generator) -> Street:
 
 
 def set_up_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
-    """Draws how the camera is mounted, for a picture of this size in pixels."""
+    """Draw a random camera for an image of this size in pixels."""
     return Camera(
         focal=width * rng.uniform(0.75, 1.15),
         center=width * rng.uniform(0.4, 0.6),

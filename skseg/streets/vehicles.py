@@ -8,7 +8,7 @@ from skseg.streets.place import Place, paint_color, shade_below
 
 
 def car(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A car from small to van."""
+    """Draw a car, from a small one to a van."""
     van = rng.random() < 0.2
     length, width = rng.uniform(3.7, 4.9), rng.uniform(1.7, 1.9)
     waist = rng.uniform(0.85, 1.0) + 0.1 * van
@@ -18,7 +18,7 @@ def car(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
     shade_below(canvas, place, length, width, height)
     half, w = length / 2, width / 2
     body = [(-half, 0.3), (-half * 0.98, waist), (half * 0.95, waist * 0.85), (half, 0.3)]
-    _tyres(canvas, place, half * 0.62, w, ink)
+    _tires(canvas, place, half * 0.62, w, ink)
     _prism(canvas, place, body, [w] * 4, color, ink)
     rear, front = -half * (0.97 if van else rng.uniform(0.7, 0.97)), half * (0.6 if van else 0.45)
     slope = 0.1 if van else rng.uniform(0.25, 0.6)
@@ -33,7 +33,7 @@ def car(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def truck(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A cab and a box, or an open bed."""
+    """Draw a truck: a cab and a box or an open bed."""
     length, width, height = rng.uniform(6, 10), rng.uniform(2.2, 2.5), rng.uniform(2.8, 3.7)
     color, cargo, ink = paint_color(rng), paint_color(rng), place.ink("truck")
     glass = np.full(3, 0.12, np.float32)
@@ -50,7 +50,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
         _panel(canvas, place, half, (-w * 0.85, w * 0.85, 1.4, cab_height * 0.88), glass, ink)
 
     def draw_box() -> None:
-        _tyres(canvas, place, half * 0.7, w * 0.95, ink)
+        _tires(canvas, place, half * 0.7, w * 0.95, ink)
         _prism(canvas, place, chassis, [w * 0.8] * 4, np.full(3, 0.12, np.float32), ink)
         _wheels(canvas, place, [-half * 0.65, -half * 0.35, half * 0.75], 0.48, w * 0.98, ink)
         _prism(canvas, place, box, [w] * 4, cargo, ink)
@@ -63,7 +63,7 @@ def truck(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
 
 
 def bus(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
-    """A long box with a row of windows."""
+    """Draw a bus: a long box with one or two rows of windows."""
     length, width, height = rng.uniform(9, 12.5), 2.5, rng.uniform(2.9, 3.2)
     if rng.random() < 0.15:
         height = 4.2
@@ -72,7 +72,7 @@ def bus(canvas: Canvas, rng: np.random.Generator, place: Place) -> None:
     shade_below(canvas, place, length, width, height)
     half, w = length / 2, width / 2
     box = [(-half, 0.3), (-half, height), (half, height), (half, 0.3)]
-    _tyres(canvas, place, half * 0.65, w, ink)
+    _tires(canvas, place, half * 0.65, w, ink)
     _prism(canvas, place, box, [w] * 4, color, ink)
     side = _visible_side(canvas, place)
     rows = [(1.3, 2.35)] if height < 4 else [(1.2, 2.0), (2.7, 3.6)]
@@ -100,7 +100,7 @@ def _prism(
     ink: Ink,
     glass: Floats | None = None,
 ) -> None:
-    """Gives a convex side view (ahead, up) a width; with `glass`, upright faces get panes."""
+    """Draw a convex side view (ahead, up) with a width; with `glass`, upright faces get panes."""
     left, right = (
         place.local([(a, u, s * w) for (a, u), w in zip(profile, half_widths, strict=True)])
         for s in (-1, 1)
@@ -131,7 +131,7 @@ def _panel(
     color: ArrayLike,
     ink: Ink,
 ) -> None:
-    """Draws a box (left, right, low, high) on the front or the back of a thing, if it is seen."""
+    """Draw a box (left, right, low, high) on the front or the back of a thing, if visible."""
     if np.cos(place.heading) * np.sign(ahead) < -0.1:
         left, right, low, high = box
         corners = [(left, low), (right, low), (right, high), (left, high)]
@@ -146,7 +146,7 @@ def _lamps(
     height: tuple[float, float],
     ink: Ink,
 ) -> None:
-    """Draws headlights and tail lights; `aside` is the middle and half the width of one."""
+    """Draw headlights and tail lights; `aside` is the middle and half the width of one."""
     middle, half = aside
     for side in (-1, 1):
         box = (side * middle - half, side * middle + half, *height)
@@ -154,8 +154,8 @@ def _lamps(
         _panel(canvas, place, half_length, box, (0.95, 0.95, 0.85), ink)
 
 
-def _tyres(canvas: Canvas, place: Place, axle: float, half_width: float, ink: Ink) -> None:
-    """Draws the treads of the tyres below the front or the back."""
+def _tires(canvas: Canvas, place: Place, axle: float, half_width: float, ink: Ink) -> None:
+    """Draw the treads of the tires below the front or the back."""
     for end in (-axle, axle):
         for side in (-1, 1):
             outer, inner = side * half_width, side * (half_width - 0.2)
@@ -165,20 +165,20 @@ def _tyres(canvas: Canvas, place: Place, axle: float, half_width: float, ink: In
 def _wheels(
     canvas: Canvas, place: Place, axles: list[float], radius: float, half_width: float, ink: Ink
 ) -> None:
-    """Draws the wheels on the side that is seen."""
+    """Draw the wheels on the visible side."""
     aside = _visible_side(canvas, place) * half_width * 1.01
     angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     for axle in axles:
-        for share, grey in ((1.0, 0.03), (0.55, 0.25)):
+        for share, gray in ((1.0, 0.03), (0.55, 0.25)):
             ahead, up = (
                 axle + share * radius * np.cos(angles),
                 radius * (1 + share * np.sin(angles)),
             )
             rim = np.stack([ahead, up, np.full_like(up, aside)], 1)
-            canvas.polygon(place.local(rim), (grey, grey, grey), ink)
+            canvas.polygon(place.local(rim), (gray, gray, gray), ink)
 
 
 def _visible_side(canvas: Canvas, place: Place) -> int:
-    """Gives -1 where a thing shows its left side, 1 where it shows its right."""
+    """Return -1 if the left side of a thing is visible, 1 if its right side is."""
     x = place.x + canvas.camera.bend * place.z**2
     return -1 if x * np.cos(place.heading) > place.z * np.sin(place.heading) else 1

@@ -21,6 +21,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from skseg.data import default_root
 from skseg.errors import UserError, near_names
 from skseg.files import whole_file
 from skseg.metrics.records import EvaluationRecord
@@ -96,7 +97,7 @@ class Runner:
         self.study = study
         self.table = table
         self.folder = folder
-        self.root = root or Path(study.data.get("root", f"data/{study.data['name']}"))
+        self.root = root or Path(study.data.get("root") or default_root(study.data["name"]))
         if not self.root.is_dir():
             how = study.data.get("prepare", "set `root` to its directory")
             raise UserError(f"no data in {self.root}: {how}")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skseg.errors import UserError
+from skseg.errors import UserError, check_values
 from skseg.types import VOID
 
 # The options of each loss.
@@ -71,11 +71,7 @@ class Loss:
             "min_kept": (self.min_kept is None or self.min_kept >= 1, "at least 1"),
             "gamma": (self.gamma is None or self.gamma >= 0, "0 or more"),
         }
-        for key, (is_valid, expected) in rules.items():
-            if not is_valid:
-                raise UserError(
-                    f"`{key}` of the loss {self.name} must be {expected}, got {getattr(self, key)}"
-                )
+        check_values(vars(self), rules)
 
 
 class Criterion(nn.Module):

@@ -14,10 +14,11 @@ from torch import Tensor
 from skseg.metrics import pixel_record
 from skseg.metrics.records import PixelScore
 from skseg.nn import Unit, attention_units, record_attention
+from skseg.pixels import denormalize
 from skseg.training.loggers import wandb_loggers
 from skseg.training.task import as_task
 from skseg.types import VOID, Batch
-from skseg.viz import Sample, plot_samples, to_picture
+from skseg.viz import Example, plot_examples
 
 
 class SavePredictions(pl.Callback):
@@ -33,7 +34,7 @@ class SavePredictions(pl.Callback):
     def __init__(self, directory: Path, count: int = 4) -> None:
         self.directory = directory
         self.count = count
-        self.samples: list[Sample] = []
+        self.samples: list[Example] = []
 
     @property
     def last(self) -> Path | None:
@@ -56,9 +57,9 @@ class SavePredictions(pl.Callback):
         if batch_idx in np.linspace(0, batches - 1, self.count).astype(int):
             task = as_task(pl_module)
             self.samples.append(
-                Sample(
+                Example(
                     batch["name"][0],
-                    to_picture(batch["image"][0], task.mean, task.std),
+                    denormalize(batch["image"][0], task.mean, task.std),
                     _indices(batch["mask"][0]),
                     _indices(outputs[0]),
                 )
@@ -70,7 +71,7 @@ class SavePredictions(pl.Callback):
             return
         task = as_task(pl_module)
         self.directory.mkdir(parents=True, exist_ok=True)
-        figure = plot_samples(self.samples, task.class_names, task.colors)
+        figure = plot_examples(self.samples, task.class_names, task.colors)
         figure.savefig(self.directory / f"step_{trainer.global_step:07d}.png")
         for logger in wandb_loggers(trainer):
             logger.log_image(
@@ -232,7 +233,7 @@ def _indices(mask: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return mask.cpu().numpy().astype(np.uint8)
 
 
-def _masks(sample: Sample, class_names: list[str]) -> dict[str, Any]:
+def _masks(sample: Example, class_names: list[str]) -> dict[str, Any]:
     labels = {**dict(enumerate(class_names)), VOID: "void"}
     return {
         "prediction": {"mask_data": sample.prediction, "class_labels": labels},

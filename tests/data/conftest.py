@@ -23,8 +23,8 @@ def save() -> Save:
 
 
 @pytest.fixture
-def camvid_root(tmp_path: Path, save: Save) -> Path:
-    """Nine training and five validation pairs of random pixels; every picture differs."""
+def noise_root(tmp_path: Path, save: Save) -> Path:
+    """Nine training and five validation pairs of noise in CamVid's layout, new for each test."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 9), ("val", 5)):
         for i in range(count):

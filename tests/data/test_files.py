@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from skseg.data.files import VOID, by_name, read_image, read_indices, remap
+from skseg.data.files import VOID, files_by_name, read_image, read_indices, remap
 from skseg.errors import UserError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -147,9 +147,9 @@ def test_remap_names_file_and_values_that_stand_for_no_class():
 
 def test_by_name_leaves_hidden_files_out():
     files = [Path("b.png"), Path("a.png"), Path("._a.png")]
-    assert by_name(files, lambda file: file.stem) == {"a": Path("a.png"), "b": Path("b.png")}
+    assert files_by_name(files, lambda file: file.stem) == {"a": Path("a.png"), "b": Path("b.png")}
 
 
 def test_by_name_refuses_two_files_of_one_name():
     with pytest.raises(UserError, match=r"a\.jpg and a\.png"):
-        by_name([Path("a.png"), Path("a.jpg")], lambda file: file.stem)
+        files_by_name([Path("a.png"), Path("a.jpg")], lambda file: file.stem)

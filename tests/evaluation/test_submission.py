@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from running import run_script
 
-from skseg.data import LABEL_IDS, OFFICIAL_COUNTS, VOID, get_dataset, read_pair
+from skseg.data import LABEL_IDS, VOID, get_dataset, read_pair
 from skseg.errors import UserError
 from skseg.evaluation.submission import Submission
 from skseg.metrics import count_image, full_record
@@ -144,7 +144,7 @@ def blank_test_split(root: Path, number: int, odd: tuple[int, int] | None = None
 
 
 def test_the_official_number_and_size_pass_and_others_do_not(tmp_path: Path) -> None:
-    number, folder = OFFICIAL_COUNTS["test"], tmp_path / "labels"
+    number, folder = get_dataset("cityscapes").official.counts["test"], tmp_path / "labels"
     complete = Submission(CITYSCAPES, blank_test_split(tmp_path / "a", number), "test", folder)
     assert len(complete.images) == 1525
     assert not complete.has_truth

@@ -147,13 +147,13 @@ def test_weights_add_up_to_one_everywhere(side, window, overlap, blend) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--window", "0"], "--window is (0, 0)"),
+        (["--window", "0"], "not (0, 0)"),
         (["--window", "1", "2", "3"], "--window has 3 values"),
-        (["--overlap", "1"], "--overlap is 1.0; it must be from 0 to below 1"),
-        (["--blend", "cosine"], "it must be gaussian or uniform"),
-        (["--scales", "1", "-1"], "--scales is"),
-        (["--scales", "nan"], "--scales is"),
-        (["--precision", "16"], "it must be 32 or bf16"),
+        (["--overlap", "1"], "overlap must be from 0 to below 1, not 1.0"),
+        (["--blend", "cosine"], "blend must be gaussian or uniform, not 'cosine'"),
+        (["--scales", "1", "-1"], "not (1.0, -1.0)"),
+        (["--scales", "nan"], "not (nan,)"),
+        (["--precision", "16"], "precision must be 32 or bf16, not '16'"),
     ],
 )
 def test_mistakes_in_flags(flags: list[str], message: str) -> None:

@@ -1,12 +1,10 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from skseg.data import eval_transform
-from skseg.inference import normalize, padded_side, predict_logits
+from skseg.inference import padded_side, predict_logits
 from skseg.models import InputRule, build_model, input_rule
 
 
@@ -42,12 +40,3 @@ def test_any_size_goes_through_pan(size: tuple[int, int]) -> None:
     model = build_model("pan", "sknet_tiny", classes=4).eval()
     out = predict_logits(model, torch.randn(1, 3, *size), input_rule(model))
     assert out.shape == (1, 4, *size)
-
-
-def test_normalises_as_the_data_do_to_the_last_bit() -> None:
-    grey = np.arange(256, dtype=np.uint8)
-    picture = np.stack([grey, grey[::-1], np.roll(grey, 7)], axis=-1)[None]
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = eval_transform(mean, std)(image=picture)["image"]
-    assert torch.equal(normalize(picture, mean, std)[0], expected)
-    assert torch.equal(normalize(picture[:, ::-1], mean, std)[0], expected.flip(-1))

@@ -42,7 +42,7 @@ def test_a_failing_picture_is_reported_and_the_rest_goes_on(
     errors = {result.picture.name: str(result.error) for result in done if result.error}
     assert errors.keys() == {"deep.png", "empty.jpg"}
     assert "more than 8 bits" in errors["deep.png"]
-    assert "cannot be read as a picture" in errors["empty.jpg"]
+    assert "cannot be read as an image" in errors["empty.jpg"]
     assert {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")} == {
         f"{name}{suffix}"
         for name in ("rgb", "grey", "palette", "below/alpha", "below/cmyk")
@@ -89,11 +89,11 @@ def test_nothing_is_overwritten_unasked(
     out.mkdir()
     (out / "rgb.png").write_text("precious")
     source = str(pictures / "rgb.png")
-    with pytest.raises(UserError, match=r"rgb\.png exists already; .*--overwrite"):
+    with pytest.raises(UserError, match=r"rgb\.png already exists; .*overwrite"):
         next(predict_files(task, source, out))
     assert (out / "rgb.png").read_text() == "precious"
     assert next(predict_files(task, source, out, overwrite=True)).error is None
-    with pytest.raises(UserError, match="is one of the pictures"):
+    with pytest.raises(UserError, match="is one of the input images"):
         next(predict_files(task, source, pictures, overwrite=True))
 
 
@@ -108,7 +108,7 @@ def test_an_output_that_cannot_be_written_is_named(
 @pytest.mark.parametrize("name", ["nothing", "*.gif", "empty folder"])
 def test_no_pictures(task: SegmentationTask, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty folder").mkdir()
-    with pytest.raises(UserError, match=r"no (such file|picture)"):
+    with pytest.raises(UserError, match=r"no (such|image) file"):
         next(predict_files(task, str(tmp_path / name), tmp_path / "out"))
 
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from skseg.metrics import Counts, confusion_matrix, count_image, full_record
-from skseg.metrics.boundary import _dilate, count_bands, count_contours
+from skseg.metrics.boundary import count_bands, count_contours, dilate
 from skseg.metrics.calibration import calibration_error, count_confidence
 from skseg.metrics.objects import BIN_NAMES, count_objects
 from skseg.types import VOID
@@ -93,7 +93,7 @@ def test_contours_of_more_classes_than_a_number_has_bits() -> None:
 def test_dilation_is_a_disc(radius: int) -> None:
     planes = np.zeros((31, 33), np.uint8)
     planes[3, 30], planes[20, 10] = 1, 2
-    wide = _dilate(planes, radius)
+    wide = dilate(planes, radius)
     y, x = np.mgrid[:31, :33]
     for bit, (row, column) in enumerate([(3, 30), (20, 10)]):
         disc = (y - row) ** 2 + (x - column) ** 2 <= radius**2
