@@ -59,7 +59,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--model.sk.branches", "[[4]]"], "kernel sizes must be odd and positive, got 4"),
         (["--model.sk.branches", "[[3,1,1,1]]"], "a branch must be (kernel size, dilation"),
         (["--model.sk.reduction", "0"], "reduction must be at least 1, got 0"),
-        (["--model.sk.stages", "[3]"], "sk.stages` is for encoders that are converted"),
+        (["--model.sk.stages", "[3]"], "sk.stages is for encoders that are converted"),
         (
             ["--model.encoder_name", "efficientnet_lite0", "--model.encoder_weights", "imagenet"],
             " [0.4980, 0.4980, 0.4980] and ",
