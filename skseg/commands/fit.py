@@ -6,8 +6,10 @@ import warnings
 from argparse import _ArgumentGroup, _HelpAction
 from collections.abc import Sequence
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -166,6 +168,7 @@ class SegmentationCLI(LightningCLI):
         for name in ("class_names", "colors", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        _try_integers_first(parser)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything is built or written."""
@@ -232,6 +235,19 @@ class SegmentationCLI(LightningCLI):
         self.parser.save(self.full_config, self.run_dir / "config.yaml", overwrite=True)
         for logger in wandb_loggers(self.trainer):
             logger.log_hyperparams(self.full_config.clone(with_meta=False).as_dict())
+
+
+def _try_integers_first(parser: LightningArgumentParser) -> None:
+    """Make `--trainer.limit_val_batches 1` one batch, and not 1.0, which is all of them.
+
+    `typing` returns the same object for Union[int, float] and Union[float, int], that of whichever
+    library was imported first, and the parser tries its types in order.
+    """
+    for action in parser._actions:
+        types = get_args(getattr(action, "_typehint", None))
+        if int in types and float in types:
+            in_order = sorted(types, key=lambda kind: kind is float)  # stable: float goes last
+            action._typehint = reduce(or_, in_order)  # type: ignore[attr-defined]
 
 
 def read_resume_point(path: str) -> ResumePoint:

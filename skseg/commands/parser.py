@@ -38,7 +38,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from skseg.errors import UserError, mistake_message, near_names
 
-_UNKNOWN = "unrecognized arguments: "  # argparse's words
+# argparse's words
+_UNKNOWN = "unrecognized arguments: "
+_REQUIRED = "the following arguments are required: "
 _POSITIONAL = "given_by_position"
 _METAVAR = "RUN"  # what commands accept by position
 
@@ -84,7 +86,10 @@ class CommandParser(ArgumentParser):
                 message = f"unknown flag {word}{hint}"
             else:
                 message = f"unexpected argument {word!r}; see {self.prog} --help"
-        message = re.sub(r'^Parser key "([\w.]+)":\s*', r"--\1: ", message)
+        if message.startswith(_REQUIRED):
+            names = message.removeprefix(_REQUIRED).split(", ")
+            message = f"missing {', '.join(f'--{name}' for name in names)}"
+        message = re.sub(r'^Parser key "([\w.]+)"(?: element \d+)?:\s*', r"--\1: ", message)
         self.exit(2, f"error: {message}\n")
 
 
@@ -133,12 +138,18 @@ def name_flags(message: str, flags: Collection[str]) -> str:
     Example:
         >>> name_flags("`batch_size` is 0; see `scale`", ["--data.batch_size", "--split"])
         '--data.batch_size is 0; see `scale`'
+        >>> name_flags("`sk.stages` is empty", ["--model.sk"])
+        '--model.sk.stages is empty'
     """
 
     def flag(match: re.Match[str]) -> str:
-        whole = [f for f in flags if f == f"--{match[1]}"]
-        found = whole or [f for f in flags if f.endswith(f".{match[1]}")]
-        return found[0] if len(found) == 1 else match[0]
+        name, dot, key = match[1].partition(".")  # `sk.stages`: a key of the flag's value
+        for name, rest in ((match[1], ""), (name, dot + key)):
+            whole = [f for f in flags if f == f"--{name}"]
+            found = whole or [f for f in flags if f.endswith(f".{name}")]
+            if len(found) == 1:
+                return found[0] + rest
+        return match[0]
 
     return re.sub(r"`([a-z_][\w.]*)`", flag, message)
 
@@ -218,6 +229,8 @@ def _add_flags(parser: CommandParser, source: Callable[..., Any], prefix: str = 
             settings |= {"action": "append", "default": list(parameter.default)}
         elif get_origin(hint) is Sequence:
             settings["nargs"] = "+"
+            if settings.get("default") is not None:
+                settings["default"] = list(parameter.default)  # jsonargparse replaces its items
         element = _element(hint)
         if get_origin(element) is Literal:
             settings["choices"] = get_args(element)

@@ -141,29 +141,29 @@ def load_augmentation(path: str | Path, crop_size: tuple[int, int]) -> A.Compose
     try:
         loaded = A.load(path, data_format=kind)
     except OSError as error:
-        raise UserError(f"augmentation: {path}: {error.strerror}") from None
+        raise UserError(f"`augmentation` {path}: {error.strerror}") from None
     except Exception as error:  # other files raise errors of many kinds
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"augmentation: {path} was not written by albumentations' A.save ({reason})"
+            f"`augmentation` {path} was not written by albumentations' A.save ({reason})"
         ) from error
     transform = A.Compose([loaded])
     for step in _steps(transform):
         if _fills_masks(step) and step.fill_mask != VOID:
             raise UserError(
-                f"augmentation: {path}: {type(step).__name__} fills masks with class "
+                f"`augmentation` {path}: {type(step).__name__} fills masks with class "
                 f"{step.fill_mask}; its fill_mask must be {VOID}, which is void"
             )
     image, mask = np.zeros((*crop_size, 3), np.uint8), np.zeros(crop_size, np.uint8)
     try:
         out = transform(image=image, mask=mask)
     except Exception as error:  # a user's transform may raise anything
-        raise UserError(f"augmentation: {path}: fails on a crop ({error})") from error
+        raise UserError(f"`augmentation` {path}: fails on a crop ({error})") from error
     for name, given in (("image", image), ("mask", mask)):
         made = out[name]
         if not isinstance(made, np.ndarray) or (made.shape, made.dtype) != (given.shape, "uint8"):
             raise UserError(
-                f"augmentation: {path}: turns an {name} uint8 {list(given.shape)} into "
+                f"`augmentation` {path}: turns an {name} uint8 {list(given.shape)} into "
                 f"{getattr(made, 'dtype', type(made).__name__)} {list(made.shape)}; it must not "
                 "resize, normalize or convert to tensors, which skseg does"
             )

@@ -96,7 +96,8 @@ def test_a_signature_is_a_command_line() -> None:
     ("words", "parts"),
     [
         ("a --size 3 --quik", ["--quik", "'--quick'"]),
-        ("a --size 3 --roots=4", ["--roots", "skseg measure --help"]),
+        ("a --size 3 --roots=4", ["--roots", "'--place.root'"]),
+        ("a --size 3 --xyz=4", ["--xyz"]),
         ("a --size 3 --place.rot x", ["--place.rot", "'--place.root'"]),
         ("a --siz 3", ["--size"]),
         ("a", ["--size"]),
