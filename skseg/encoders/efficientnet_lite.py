@@ -28,6 +28,12 @@ LITE_ENCODERS = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in ra
 """timm's names of the networks, by their names in smp."""
 
 _STAGES = ((0, 2), (2, 3), (3, 5), (5, 7))  # blocks of the features of stride 4, 8, 16 and 32
+# Channels of these features. Building the networks to read them would slow `import skseg` down.
+_CHANNELS = {
+    "tf_efficientnet_lite0": (24, 40, 112, 320),
+    "tf_efficientnet_lite1": (24, 40, 112, 320),
+    "tf_efficientnet_lite2": (24, 48, 120, 352),
+}
 
 
 class EfficientNetLiteEncoder(nn.Module, Encoder):
@@ -106,13 +112,10 @@ def _register(name: str, network: str) -> None:
     """Add an encoder to smp; timm's own network of that name is another one."""
     if name in smp.encoders.encoders:
         raise RuntimeError(f"smp already has an encoder {name!r}; it is not overwritten")
-    with torch.device("meta"):
-        blocks = timm.create_model(network).blocks
-    channels = [blocks[end - 1][-1].conv_pwl.out_channels for _, end in _STAGES]
     smp.encoders.encoders[name] = {
         "encoder": EfficientNetLiteEncoder,
         "pretrained_settings": {},
-        "params": {"network": network, "out_channels": [3, 32, *channels]},
+        "params": {"network": network, "out_channels": [3, 32, *_CHANNELS[network]]},
     }
 
 

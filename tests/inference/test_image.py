@@ -1,6 +1,5 @@
 """Every way through the network against a slow version that holds whole maps."""
 
-import argparse
 import itertools
 from math import exp
 
@@ -13,8 +12,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from skseg.commands.flags import add_inference_flags, inference_settings
-from skseg.errors import UserError
 from skseg.inference import (
     InferenceSettings,
     predict,
@@ -142,33 +139,3 @@ def test_weights_add_up_to_one_everywhere(side, window, overlap, blend) -> None:
         assert part.stop - part.start == min(side, window)
         total[part.pixels] += part.weights
     torch.testing.assert_close(total, torch.ones_like(total))
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--window", "0"], "not (0, 0)"),
-        (["--window", "1", "2", "3"], "--window has 3 values"),
-        (["--overlap", "1"], "overlap must be from 0 to below 1, not 1.0"),
-        (["--blend", "cosine"], "blend must be gaussian or uniform, not 'cosine'"),
-        (["--scales", "1", "-1"], "not (1.0, -1.0)"),
-        (["--scales", "nan"], "not (nan,)"),
-        (["--precision", "16"], "precision must be 32 or bf16, not '16'"),
-    ],
-)
-def test_mistakes_in_flags(flags: list[str], message: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_inference_flags(parser)
-    with pytest.raises(UserError) as caught:
-        inference_settings(parser.parse_args(flags))
-    assert message in str(caught.value)
-
-
-def test_flags_become_settings() -> None:
-    parser = argparse.ArgumentParser()
-    add_inference_flags(parser)
-    assert inference_settings(parser.parse_args([])) == InferenceSettings()
-    flags = "--window 8 --scales .5 1 --flip --precision bf16 --blend uniform --overlap .3"
-    assert inference_settings(parser.parse_args(flags.split())) == InferenceSettings(
-        (8, 8), 0.3, "uniform", (0.5, 1.0), True, "bf16"
-    )
