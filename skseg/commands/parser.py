@@ -143,8 +143,8 @@ def name_flags(message: str, flags: Collection[str]) -> str:
     """
 
     def flag(match: re.Match[str]) -> str:
-        name, dot, key = match[1].partition(".")  # `sk.stages`: a key of the flag's value
-        for name, rest in ((match[1], ""), (name, dot + key)):
+        parameter, dot, key = match[1].partition(".")  # `sk.stages`: a key of the flag's value
+        for name, rest in ((match[1], ""), (parameter, dot + key)):
             whole = [f for f in flags if f == f"--{name}"]
             found = whole or [f for f in flags if f.endswith(f".{name}")]
             if len(found) == 1:
