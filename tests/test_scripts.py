@@ -121,7 +121,7 @@ def test_predict_keeps_structure_and_size_and_overwrites_nothing(
     assert (logits[0].argmax(0).numpy() == labels).mean() > 0.999
     again = run_script("predict", *arguments)
     assert again.returncode == 2
-    assert "a.png exists already" in again.stderr
+    assert "a.png already exists" in again.stderr
 
 
 def test_resumes_the_newest_checkpoint(run_dir: Path, streets_root: Path, tmp_path: Path) -> None:

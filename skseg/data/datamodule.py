@@ -227,14 +227,14 @@ class SegmentationDataModule(pl.LightningDataModule):
         world_size, size = self._world_size, len(self.train_set)
         if self.batch_size % world_size:
             raise UserError(
-                f"`batch_size` must be a multiple of the number of devices, {world_size}, because it "
-                f"is the total over all devices; not {self.batch_size}"
+                f"`batch_size` is the total over all devices and must be a multiple of their "
+                f"number, {world_size}, got {self.batch_size}"
             )
         # The loader drops a short last batch, which would be the only one here.
         if self.batch_size // world_size > size // world_size:
             raise UserError(
                 f"`batch_size` must be at most {size // world_size * world_size}, because the "
-                f"training set in {self.root} has only {size} images; not {self.batch_size}"
+                f"training set in {self.root} has only {size} images, got {self.batch_size}"
             )
 
 

@@ -110,10 +110,10 @@ def find_pictures(source: str) -> tuple[Path, list[Path]]:
         base = Path(*path.parts[:first])
         candidates = [Path(found) for found in glob.glob(source, recursive=True)]
     else:
-        raise UserError(f"source {source}: no such file or folder")
+        raise UserError(f"{source}: no such file or folder")
     found = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
-        raise UserError(f"source {source}: no image file ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UserError(f"{source}: no image file ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return base, found
 
 
@@ -141,9 +141,11 @@ def _check_results(pictures: list[Path], results: list[list[Path]], overwrite: b
     for path, files in zip(pictures, results, strict=True):
         for file in files:
             if file.resolve() in sources:
-                raise UserError(f"{file} is one of the input images; choose another output")
+                raise UserError(f"{file} is one of the input images; choose another `output`")
             if file in claimed:
                 raise UserError(f"{path} and {claimed[file]} would both be written to {file}")
             if file.exists() and not overwrite:
-                raise UserError(f"{file} already exists; choose another output, or overwrite")
+                raise UserError(
+                    f"{file} already exists; choose another `output`, or set `overwrite`"
+                )
             claimed[file] = path

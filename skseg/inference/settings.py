@@ -31,7 +31,7 @@ class InferenceSettings:
         0.5
         >>> InferenceSettings(overlap=1.0)
         Traceback (most recent call last):
-        skseg.errors.UserError: overlap must be from 0 to below 1, not 1.0
+        skseg.errors.UserError: `overlap` must be from 0 to below 1, got 1.0
     """
 
     window: tuple[int, int] | None = None

@@ -67,13 +67,13 @@ def test_voc_colours() -> None:
         ("- a", "has no `names`"),
         ("classes: [a, b]", "has no `names`"),
         ("names: [a, b]\ncolours: []", "has a key 'colours'; there are names, colors, values"),
-        ("names: [a]", "names must be a list of 2"),
-        ("names: [a, a]", "names must be a list of 2 to 254 different"),
-        ("names: [a, 3]", "names must be"),
-        ("names: [a, b]\ncolors: [[0, 0, 0]]", "colors must be an RGB color"),
-        ("names: [a, b]\ncolors: [[0, 0, 0], [0, 0, 256]]", "colors must be"),
-        ("names: [a, b]\nvalues: [1, 1]", "values must be a different"),
-        ("names: [a, b]\nvalues: [0, x]", "values must be"),
+        ("names: [a]", "`names` must be a list of 2"),
+        ("names: [a, a]", "`names` must be a list of 2 to 254 different"),
+        ("names: [a, 3]", "`names` must be"),
+        ("names: [a, b]\ncolors: [[0, 0, 0]]", "`colors` must be an RGB color"),
+        ("names: [a, b]\ncolors: [[0, 0, 0], [0, 0, 256]]", "`colors` must be"),
+        ("names: [a, b]\nvalues: [1, 1]", "`values` must be a different"),
+        ("names: [a, b]\nvalues: [0, x]", "`values` must be"),
     ],
 )
 def test_a_wrong_class_table_is_named(root: Path, text: str | None, message: str) -> None:
@@ -87,5 +87,5 @@ def test_a_wrong_class_table_is_named(root: Path, text: str | None, message: str
 
 
 def test_a_folder_without_a_split(root: Path) -> None:
-    with pytest.raises(UserError, match=r"eval_split must be train or val, not 'test'"):
+    with pytest.raises(UserError, match=r"`eval_split` must be train or val, got 'test'"):
         SegmentationDataModule("folder", str(root), eval_split="test")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from skseg.errors import UserError
 from skseg.inference import (
     InferenceSettings,
     predict,
@@ -139,3 +140,21 @@ def test_weights_add_up_to_one_everywhere(side, window, overlap, blend) -> None:
         assert part.stop - part.start == min(side, window)
         total[part.pixels] += part.weights
     torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("window", (0, 8)),
+        ("overlap", 1.0),
+        ("blend", "cosine"),
+        ("scales", ()),
+        ("scales", (1.0, -1.0)),
+        ("scales", (float("nan"),)),
+        ("precision", "16"),
+    ],
+)
+def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^`{key}` must be ") as caught:
+        InferenceSettings(**{key: value})
+    assert repr(value) in str(caught.value)
