@@ -14,24 +14,30 @@ ALLOWED = {
     "types": set(),
     "files": {"errors"},
     "pixels": {"types"},
+    "progress": set(),
     "viz": {"files", "types"},
     "nn": {"errors"},
     "metrics": {"types"},
-    "data": {"errors", "files", "pixels", "types", "viz"},
-    "streets": {"data", "errors", "files", "types"},
+    "data": {"progress", "errors", "files", "pixels", "types", "viz"},
+    "streets": {"data", "errors", "files", "progress", "types"},
     "encoders": {"errors", "nn"},
     "convert": {"encoders", "errors", "nn"},
     "models": {"convert", "encoders", "errors"},
-    "inference": {"data", "errors", "files", "models", "pixels", "types", "viz"},
+    "inference": {
+        *("data", "errors", "files", "models", "pixels", "progress", "types", "viz"),
+    },
     "training": {
         *("errors", "files", "pixels", "types", "viz", "nn", "metrics"),
         *("convert", "encoders", "inference", "models"),
     },
-    "evaluation": {"data", "errors", "files", "inference", "metrics", "training", "types", "viz"},
+    "evaluation": {
+        *("data", "errors", "files", "inference", "metrics", "progress", "training"),
+        *("types", "viz"),
+    },
     "study": {"data", "errors", "files", "inference", "metrics"},
     "attention": {
         *("data", "errors", "evaluation", "files", "inference", "metrics", "nn", "pixels"),
-        *("streets", "training", "types", "viz"),
+        *("progress", "streets", "training", "types", "viz"),
     },
     "commands": {
         *("attention", "convert", "data", "errors", "evaluation", "files", "inference"),
@@ -81,4 +87,14 @@ def test_the_layers_have_no_circle() -> None:
 def test_the_root_holds_no_loose_modules() -> None:
     """Beyond those that everything shares."""
     loose = {path.stem for path in PACKAGE.glob("*.py")}
-    assert loose == {"__init__", "__main__", "errors", "files", "models", "pixels", "types", "viz"}
+    assert loose == {
+        "__init__",
+        "__main__",
+        "errors",
+        "files",
+        "models",
+        "pixels",
+        "progress",
+        "types",
+        "viz",
+    }

@@ -8,7 +8,6 @@ from typing import NamedTuple, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import nn
 
 from skseg.attention.records import GrowthMethod
@@ -28,6 +27,7 @@ from skseg.evaluation.evaluate import check_classes
 from skseg.inference import best_device, padded_side
 from skseg.nn import Unit, attention_units, record_attention
 from skseg.pixels import normalize
+from skseg.progress import track
 from skseg.training.task import SegmentationTask
 from skseg.types import Image, Mask
 from skseg.viz import Example, shrink
@@ -255,7 +255,7 @@ def _read(
     description: str, spec: DatasetSpec, pairs: list[Pair], window: int, scale: float
 ) -> Iterable[tuple[Pair, Image, Mask]]:
     """Read the images with a progress bar."""
-    return track(read_split(spec, pairs, window, scale), description, len(pairs), transient=True)
+    return track(read_split(spec, pairs, window, scale), description, len(pairs))
 
 
 def _used_units(task: SegmentationTask, units: list[Unit]) -> list[Unit]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from rich.progress import track
 from rich.table import Table
 
 from skseg.data.class_weights import inverse_log_weights
 from skseg.data.dataset import DatasetSpec, Pair, read_pair
 from skseg.errors import UserError
+from skseg.progress import track
 from skseg.types import Image
 from skseg.viz import overlay
 
@@ -57,7 +57,7 @@ def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
         report.pairs = spec.pairs(root, split)
     except UserError as error:
         report.problems.append(str(error).splitlines()[0])
-    for pair in track(report.pairs, split, transient=True):
+    for pair in track(report.pairs, split):
         try:
             _, mask = read_pair(spec, pair)
         except UserError as error:

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader
 
 from skseg.data.dataset import DatasetItem, SegmentationDataset
@@ -25,6 +24,7 @@ from skseg.data.transforms import (
     train_transform,
 )
 from skseg.errors import UserError, check_values
+from skseg.progress import track
 
 
 class SegmentationDataModule(pl.LightningDataModule):
@@ -166,7 +166,7 @@ class SegmentationDataModule(pl.LightningDataModule):
             UserError: A mask cannot be read, or has a value that belongs to no class.
         """
         counts = torch.zeros(self.num_classes, dtype=torch.int64)
-        for pair in track(self.train_set.pairs, "class weights", transient=True):
+        for pair in track(self.train_set.pairs, "class weights"):
             pixels = np.bincount(self.spec.read_mask(pair.mask).ravel(), minlength=256)
             counts += torch.from_numpy(pixels[: self.num_classes])
         return counts

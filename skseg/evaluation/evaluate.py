@@ -10,7 +10,6 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 
 from skseg.data import DatasetSpec, read_pair
 from skseg.errors import UserError
@@ -27,6 +26,7 @@ from skseg.metrics import (
     miou,
     miou_interval,
 )
+from skseg.progress import track
 from skseg.training.task import SegmentationTask
 from skseg.types import Mask
 from skseg.viz import Example, shrink
@@ -126,7 +126,7 @@ def evaluate(
     kept: list[Example] = []
     places = set(np.linspace(0, len(pairs) - 1, samples).astype(int).tolist())
     files = read_ahead(partial(read_pair, spec), pairs, num_workers)
-    for i, pair in enumerate(track(pairs, f"{spec.name} {split}", transient=True)):
+    for i, pair in enumerate(track(pairs, f"{spec.name} {split}")):
         with watch.time("loading"):
             image, truth = next(files)
         with watch.time("network"):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
-from rich.progress import track
 
 from skseg.data import LABEL_IDS, OFFICIAL, DatasetSpec, OfficialImages, read_image
 from skseg.errors import UserError
 from skseg.evaluation.reading import read_ahead
 from skseg.inference import InferenceSettings, best_device, predict
+from skseg.progress import track
 from skseg.training.task import SegmentationTask
 from skseg.types import Mask
 from skseg.viz import write_png
@@ -76,7 +76,7 @@ class Submission:
         """Segment and write every image, for a split without masks."""
         task = task.to(best_device()).eval()
         pictures = read_ahead(read_image, [*self.images.values()], workers)
-        for name in track(self.images, "predicting", transient=True):
+        for name in track(self.images, "predicting"):
             self.write(name, predict(task, next(pictures), settings).indices)
 
 

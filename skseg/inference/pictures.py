@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from skseg.data import IMAGE_SUFFIXES, read_image
 from skseg.errors import UserError
@@ -15,6 +14,7 @@ from skseg.files import whole_file
 from skseg.inference.image import predict, predict_bands
 from skseg.inference.logits import Network
 from skseg.inference.settings import InferenceSettings, best_device
+from skseg.progress import track
 from skseg.viz import overlay, write_png
 
 
@@ -68,9 +68,7 @@ def predict_files(
     ]
     _check_results(pictures, results, overwrite)
     network = network.to(best_device()).eval()
-    for path, files in track(
-        list(zip(pictures, results, strict=True)), "predicting", transient=True
-    ):
+    for path, files in track([*zip(pictures, results, strict=True)], "predicting"):
         try:
             _predict_file(network, path, files, settings)
         except UserError as error:

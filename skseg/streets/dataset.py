@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from rich import get_console
-from rich.progress import track
 
 from skseg.errors import UserError
+from skseg.progress import track
 from skseg.streets.placement import Growth
 from skseg.streets.scene import Scene, draw_scene
 
@@ -73,20 +72,13 @@ def draw_dataset(
         for split in ("train", "val"):
             (folder / "leftImg8bit" / split / "drawn").mkdir(parents=True)
             (folder / "gtFine" / split / "drawn").mkdir(parents=True)
-        shown = get_console().is_terminal
         if workers == 0:
-            for job in track(jobs, "drawing", transient=True, disable=not shown):
+            for job in track(jobs, "drawing"):
                 _draw(*job)
         else:
             with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
                 futures = [pool.submit(_draw, *job) for job in jobs]
-                for future in track(
-                    as_completed(futures),
-                    "drawing",
-                    total=len(jobs),
-                    transient=True,
-                    disable=not shown,
-                ):
+                for future in track(as_completed(futures), "drawing", len(jobs)):
                     future.result()
         (folder / _RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
         folder.replace(root)

@@ -1,0 +1,24 @@
+"""Progress bars on a terminal, and nothing elsewhere."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich import get_console, progress
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield items under a progress bar that disappears at the end.
+
+    Args:
+        items: The items.
+        description: What is done with them, in a word or two.
+        total: Their number, if `items` has no length.
+
+    Example:
+        >>> list(track([1, 2, 3], "counting"))
+        [1, 2, 3]
+    """
+    disable = not get_console().is_terminal  # a file would get empty lines
+    yield from progress.track(items, description, total, transient=True, disable=disable)
