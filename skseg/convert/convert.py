@@ -40,8 +40,8 @@ class Conversion:
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1))
-        >>> convert_to_sk(network).conversion.parameters
-        Change(before=616, after=2072)
+        >>> convert_to_sk(network, modules=["1"]).conversion.parameters
+        Change(before=616, after=3056)
     """
 
     converted: list[Chain]
@@ -109,7 +109,7 @@ def convert_to_sk(model: nn.Module, *, example: Tensor | None = None, **options:
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1))
-        >>> converted = convert_to_sk(network)
+        >>> converted = convert_to_sk(network, modules=["1"])
         >>> [chain.conv for chain in converted.conversion.converted]
         ['1']
         >>> image = torch.rand(1, 3, 16, 16)

@@ -127,7 +127,7 @@ def test_what_cannot_be_folded_is_left_with_a_reason_and_a_warning(
     twice: bool, reason: str
 ) -> None:
     model = randomized(Shared(twice))
-    with pytest.warns(UserWarning, match=f"Shared.*norm.*{reason}"):
+    with pytest.warns(UserWarning, match=f"(?s)Shared.*norm.*{reason}"):
         optimized = skseg.optimize_for_inference(model)
     assert count(optimized, nn.BatchNorm2d) == 1
     assert not optimized.folding.folded

@@ -97,8 +97,8 @@ def _split_backward_of_known_strides(
     return (
         [_with_strides_of(x, d) for d in d_x],
         [_with_strides_of(w, d) for w, d in zip(weights, d_weights, strict=False)],
-        d_norm_weights,
-        d_norm_biases,
+        d_norm_weights.clone(),  # they share memory, which the outputs of an operator may not
+        d_norm_biases.clone(),
     )
 
 

@@ -116,7 +116,7 @@ def a_map(channels: int = 32) -> torch.Tensor:
             r"attention must be .*\[2, 1, 32\]",
         ),
         (
-            lambda: kernels.select([a_map()], torch.ones(2, 32, 1).transpose(1, 2)),
+            lambda: kernels.select([a_map()], torch.ones(2, 1, 1).expand(2, 1, 32)),
             ValueError,
             "attention must be contiguous",
         ),
