@@ -32,6 +32,11 @@
 #define TARGET __attribute__((target("arch=x86-64-v3")))
 #include "_sk.h"
 
+/* Raised with every change of a kernel's arguments: a library of another version is not loaded. */
+int sk_version(void) {
+    return 2;
+}
+
 /* Returns the lanes of the widest vectors that this CPU has kernels for; 0 if there are none. */
 int sk_lanes(void) {
     __builtin_cpu_init();

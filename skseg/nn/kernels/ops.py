@@ -71,6 +71,7 @@ def _address(tensor: Tensor) -> int:
     return tensor.data_ptr()
 
 
+_VERSION = 2  # of the kernels' arguments, see `sk_version` in `_sk.c`
 _INT = c_int
 # The arguments of each kernel in `_sk.h`, without the number of threads, which comes last.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
@@ -102,17 +103,20 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _open() -> tuple[dict[str, Callable[..., int]], int]:
-    """Load the library.
+def _open(folder: Path) -> tuple[dict[str, Callable[..., int]], int]:
+    """Load the library from a folder.
 
     Returns:
         Its functions by name, and the lanes of this CPU's vectors: 16 with AVX-512, 8 with AVX2.
         Without a library for this CPU, no functions and 0.
     """
-    for path in Path(__file__).parent.glob("_sk*.so"):
+    for path in folder.glob("_sk*.so"):
         try:
             library = ctypes.CDLL(str(path))
         except OSError:  # built for another machine
+            continue
+        # Built from another version of `_sk.h`, which an update of the code alone leaves behind.
+        if not hasattr(library, "sk_version") or library.sk_version() != _VERSION:
             continue
         if lanes := int(library.sk_lanes()):
             functions: dict[str, Callable[..., int]] = {}
@@ -125,7 +129,7 @@ def _open() -> tuple[dict[str, Callable[..., int]], int]:
     return {}, 0
 
 
-_FUNCTIONS, LANES = _open()
+_FUNCTIONS, LANES = _open(Path(__file__).parent)
 _ENABLED = os.environ.get("SKSEG_KERNELS", "1") != "0"
 
 

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,3 +190,12 @@ def test_a_kernel_without_memory_is_a_memory_error() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "sk_depthwise_grad" in done.stdout
+
+
+@pytest.mark.parametrize("version", ["", "int sk_version(void) { return 1; }"])
+def test_a_library_of_another_version_is_not_loaded(version: str, tmp_path: Path) -> None:
+    """Such as an update of the code without a new build leaves behind."""
+    (tmp_path / "old.c").write_text(f"{version} int sk_lanes(void) {{ return 8; }}")
+    command = ["cc", "-shared", "-fPIC", "old.c", "-o", "_sk.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert kernels._open(tmp_path) == ({}, 0)
