@@ -19,7 +19,8 @@ class UserError(ValueError):
 
     The message alone must say what is wrong, where, and what would be valid: commands print it
     without a stack trace. Write parameters in backticks, as in "`window` must be positive". A
-    command replaces them by its flags: "--window must be positive".
+    command replaces them by its flags: "--window must be positive". Name a part of a value as
+    `sk.stages`, and a parameter that several parts have as `schedule.name`.
     """
 
     def __init__(self, message: str) -> None:

@@ -64,7 +64,7 @@ def test_the_package_names_all_it_has_and_loads_no_lightning() -> None:
     names, modules = json.loads(run_python("-c", code).stdout)
     assert set(skseg.__all__) <= set(names)
     assert {"__version__", "load_model", "SegmentationTask", "nn"} <= set(names)
-    assert not {"pytorch_lightning", "albumentations", "wandb", "matplotlib"} & set(modules)
+    assert not {"pytorch_lightning", "albumentations", "matplotlib"} & set(modules)
     for name in skseg.__all__:
         assert getattr(skseg, name)
     with pytest.raises(AttributeError, match="nothing"):

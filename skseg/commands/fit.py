@@ -1,15 +1,15 @@
 """`skseg fit`: train a segmentation model."""
 
+import functools
 import logging
+import operator
 import os
 import warnings
 from argparse import _ArgumentGroup, _HelpAction
 from collections.abc import Sequence
 from datetime import datetime
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 import pytorch_lightning as pl
 import torch
@@ -127,6 +127,21 @@ class SegmentationCLI(LightningCLI):
         )
         return parser
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the flags of trainer, model and data.
+
+        Where the Trainer accepts a count or a share, as in `limit_train_batches`, the order of the
+        types decides whether 1 is one batch or all of them. `typing` caches Union[int, float] and
+        Union[float, int] as one type, so the order depends on which was used first.
+        """
+        super().add_core_arguments_to_parser(parser)
+        for action in parser._actions:
+            hint = getattr(action, "_typehint", None)
+            parts = get_args(hint)
+            if get_origin(hint) is Union and int in parts and float in parts:
+                parts = (int, *(part for part in parts if part is not int))
+                action._typehint = functools.reduce(operator.or_, parts)  # type: ignore[attr-defined]
+
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add Lightning's flag for the seed."""
         parser.add_argument(
@@ -168,7 +183,6 @@ class SegmentationCLI(LightningCLI):
         for name in ("class_names", "colors", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        _try_integers_first(parser)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything is built or written."""
@@ -235,19 +249,6 @@ class SegmentationCLI(LightningCLI):
         self.parser.save(self.full_config, self.run_dir / "config.yaml", overwrite=True)
         for logger in wandb_loggers(self.trainer):
             logger.log_hyperparams(self.full_config.clone(with_meta=False).as_dict())
-
-
-def _try_integers_first(parser: LightningArgumentParser) -> None:
-    """Make `--trainer.limit_val_batches 1` one batch, and not 1.0, which is all of them.
-
-    `typing` returns the same object for Union[int, float] and Union[float, int], that of whichever
-    library was imported first, and the parser tries its types in order.
-    """
-    for action in parser._actions:
-        types = get_args(getattr(action, "_typehint", None))
-        if int in types and float in types:
-            in_order = sorted(types, key=lambda kind: kind is float)  # stable: float goes last
-            action._typehint = reduce(or_, in_order)  # type: ignore[attr-defined]
 
 
 def read_resume_point(path: str) -> ResumePoint:

@@ -38,9 +38,11 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from skseg.errors import UserError, mistake_message, near_names
 
-# argparse's words
+# How argparse and jsonargparse begin their messages.
 _UNKNOWN = "unrecognized arguments: "
 _REQUIRED = "the following arguments are required: "
+_INVALID = re.compile(r'^Parser key "([\w.]+)"( element \d+)?:\s*')
+_TYPE = re.compile(r"^Expected an? <class '(\w+)'>\. Got value: ")
 _POSITIONAL = "given_by_position"
 _METAVAR = "RUN"  # what commands accept by position
 
@@ -86,10 +88,12 @@ class CommandParser(ArgumentParser):
                 message = f"unknown flag {word}{hint}"
             else:
                 message = f"unexpected argument {word!r}; see {self.prog} --help"
-        if message.startswith(_REQUIRED):
+        elif message.startswith(_REQUIRED):
             names = message.removeprefix(_REQUIRED).split(", ")
-            message = f"missing {', '.join(f'--{name}' for name in names)}"
-        message = re.sub(r'^Parser key "([\w.]+)"(?: element \d+)?:\s*', r"--\1: ", message)
+            message = f"missing flags: {', '.join(f'--{name}' for name in names)}"
+        elif found := _INVALID.match(message):
+            reason = _TYPE.sub(r"must be of type \1, got ", message[found.end() :])
+            message = f"--{found[1]}: {reason}"
         self.exit(2, f"error: {message}\n")
 
 
@@ -132,23 +136,23 @@ def name_flags(message: str, flags: Collection[str]) -> str:
     """Write the flag in place of each parameter in backticks, where exactly one flag sets it.
 
     Args:
-        message: A library's error message.
+        message: A library's error message. It may name a part of a value: `sk.stages`.
         flags: The command's flags.
 
     Example:
         >>> name_flags("`batch_size` is 0; see `scale`", ["--data.batch_size", "--split"])
         '--data.batch_size is 0; see `scale`'
-        >>> name_flags("`sk.stages` is empty", ["--model.sk"])
-        '--model.sk.stages is empty'
     """
 
     def flag(match: re.Match[str]) -> str:
-        parameter, dot, key = match[1].partition(".")  # `sk.stages`: a key of the flag's value
-        for name, rest in ((match[1], ""), (parameter, dot + key)):
-            whole = [f for f in flags if f == f"--{name}"]
-            found = whole or [f for f in flags if f.endswith(f".{name}")]
+        key, rest = match[1], ""
+        while key:
+            whole = [f for f in flags if f == f"--{key}"]
+            found = whole or [f for f in flags if f.endswith(f".{key}")]
             if len(found) == 1:
-                return found[0] + rest
+                return f"{found[0]}{rest}"
+            key, _, part = key.rpartition(".")
+            rest = f".{part}{rest}"
         return match[0]
 
     return re.sub(r"`([a-z_][\w.]*)`", flag, message)
@@ -226,11 +230,11 @@ def _add_flags(parser: CommandParser, source: Callable[..., Any], prefix: str = 
         if get_origin(hint) is Annotated:
             hint, repeated = get_args(hint)
             names.append(repeated.short)
-            settings |= {"action": "append", "default": list(parameter.default)}
+            settings["action"] = "append"
         elif get_origin(hint) is Sequence:
             settings["nargs"] = "+"
-            if settings.get("default") is not None:
-                settings["default"] = list(parameter.default)  # jsonargparse replaces its items
+        if isinstance(parameter.default, tuple):
+            settings["default"] = list(parameter.default)  # jsonargparse converts it in place
         element = _element(hint)
         if get_origin(element) is Literal:
             settings["choices"] = get_args(element)

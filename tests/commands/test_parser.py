@@ -96,8 +96,7 @@ def test_a_signature_is_a_command_line() -> None:
     ("words", "parts"),
     [
         ("a --size 3 --quik", ["--quik", "'--quick'"]),
-        ("a --size 3 --roots=4", ["--roots", "'--place.root'"]),
-        ("a --size 3 --xyz=4", ["--xyz"]),
+        ("a --size 3 --zzz=4", ["--zzz", "skseg measure --help"]),
         ("a --size 3 --place.rot x", ["--place.rot", "'--place.root'"]),
         ("a --siz 3", ["--size"]),
         ("a", ["--size"]),
@@ -137,10 +136,10 @@ def test_other_errors_keep_their_stack_trace() -> None:
 
 
 def test_flags_of_the_same_end_are_not_guessed() -> None:
-    flags = ["--data.name", "--wandb.name", "--model.schedule.power", "--output"]
-    message = "`name`, `data.name`, `schedule.power`, `output`, output, `other`"
+    flags = ["--data.name", "--wandb.name", "--model.schedule.power", "--model.sk", "--output"]
+    message = "`name`, `data.name`, `schedule.power`, `sk.stages`, `output`, output, `no.x`"
     assert name_flags(message, flags) == (
-        "`name`, --data.name, --model.schedule.power, --output, output, `other`"
+        "`name`, --data.name, --model.schedule.power, --model.sk.stages, --output, output, `no.x`"
     )
 
 

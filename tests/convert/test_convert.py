@@ -235,7 +235,7 @@ def test_device_type_mode_and_frozen_parameters_are_kept() -> None:
     ("arguments", "message"),
     [
         ({"encoder_name": "tu-sknet_tiny"}, "requires the encoder sknet_tiny, not tu-sknet_tiny"),
-        ({"encoder_name": "sknet_tiny", "sk": SKSettings(stages=[3])}, "stages is for encoders"),
+        ({"encoder_name": "sknet_tiny", "sk": SKSettings(stages=[3])}, "stages. is for encoders"),
         ({"encoder_name": "resnet18", "sk": SKSettings(stages=[9])}, "with resnet18: .*no stage 9"),
     ],
 )
