@@ -73,9 +73,9 @@ class CommandParser(ArgumentParser):
 
     @property
     def flags(self) -> list[str]:
-        """The long flags, without jsonargparse's variants for help and for lists."""
-        names = self._option_string_actions
-        return [n for n in names if n.startswith("--") and not n.endswith(("+", ".help"))]
+        """The long flags, without those that jsonargparse adds for help, lists and completion."""
+        names = [name for name in self._option_string_actions if name.startswith("--")]
+        return [n for n in names if not n.endswith(("+", ".help")) and n != "--print_shtab"]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one error and exit with code 2."""

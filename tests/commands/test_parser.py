@@ -96,7 +96,7 @@ def test_a_signature_is_a_command_line() -> None:
     ("words", "parts"),
     [
         ("a --size 3 --quik", ["--quik", "'--quick'"]),
-        ("a --size 3 --zzz=4", ["--zzz"]),
+        ("a --size 3 --zzz=4", ["--zzz;", "--place.root", "--quick"]),
         ("a --size 3 --place.rot x", ["--place.rot", "'--place.root'"]),
         ("a --siz 3", ["--size"]),
         ("a", ["--size"]),
