@@ -42,7 +42,8 @@ def attention(
     Writes attention.json, images.csv, growth.png, by_class.png, by_size.png and images.png, and
     tests two claims: that a larger object gets more weight on the larger kernel in most channels,
     and that this holds in low and middle layers only. Several checkpoints must be repetitions
-    (seeds) of one another: intervals are then over networks, else over images, which needs 10.
+    (seeds) of one another: intervals are then over networks. With one checkpoint they are over
+    images, at least 10.
 
     Examples:
         skseg attention runs/demo
@@ -59,7 +60,7 @@ def attention(
         window: Side in pixels of the region around an object; half an image's shorter side when
             unset.
         scale: Factor on the sides of images, as the networks were trained for.
-        max_images: Measure on at most so many images, evenly spread.
+        max_images: Measure on at most N images, evenly spread.
         pictures: Number of images in images.png.
         seed: Seed of the bootstrap.
     """

@@ -27,7 +27,7 @@ def draw_streets(
         skseg draw_streets --root data/small --train 40 --val 10 --height 128 --width 256
 
     Args:
-        root: Folder of the data set, which is made.
+        root: Folder to create.
         train: Number of training scenes.
         val: Number of validation scenes.
         height: Height of an image in pixels.

@@ -33,7 +33,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split of a data set.
 
-    Writes a table, evaluation.json, evaluation.csv and evaluation.md, report.html, and a picture.
+    Writes evaluation.json, evaluation.csv, evaluation.md, images.csv, report.html and
+    predictions.png.
 
     Examples:
         skseg evaluate runs/demo

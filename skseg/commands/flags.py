@@ -14,7 +14,7 @@ class DataFlags:
     """The data set, where it is not the one that the run was trained on.
 
     Args:
-        name: Data set: cityscapes, camvid, streets, or folder for one's own; the run's when unset.
+        name: Data set: cityscapes, camvid, streets, or folder for your own; the run's when unset.
         root: Its folder; when unset, the run's for the run's data set, else data/NAME.
     """
 

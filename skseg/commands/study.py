@@ -61,8 +61,8 @@ def study(
         runs: Folder of all studies' runs; runs/studies when unset.
         jobs: Number of runs in parallel.
         arms: Run only these arms.
-        seeds: Run only so many seeds of each arm.
-        limit: Stop after so many runs.
+        seeds: Run only the first N seeds of each arm.
+        limit: Run at most N runs.
         set_: KEY=VALUE: set a value in all runs, as --KEY VALUE does for fit. This makes another
             study, which needs an --output and --runs of its own.
         report: Only write the reports again, of all studies beside --config (configs/studies).

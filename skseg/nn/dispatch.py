@@ -1,9 +1,10 @@
-"""Where SK units run on the compiled kernels: the one place that decides it.
+"""Decide which SK units run on the compiled kernels.
 
 There are three fast paths. Everything else runs on torch's own operations, in the modules'
 `forward`.
 
-- `run_unit`: a whole unit with batch norms, ReLUs and one attention an image, forward and backward.
+- `run_unit`: a whole unit with batch norms, ReLUs and one attention vector per image, forward and
+  backward.
 - `run_folded`: the same for inference, with norms folded into convolutions.
 - `convolve`: a depthwise convolution whose weight's gradient the kernels compute.
 
@@ -72,7 +73,7 @@ def uses_kernels(unit: _Unit, paths: Sequence[_Path], x: Tensor) -> bool:
 
 
 def has_kernels(unit: _Unit, paths: Sequence[_Path]) -> bool:
-    """Whether the kernels compute units of this kind: ReLUs, and one attention an image."""
+    """Whether the kernels compute units of this kind: ReLUs, and one attention vector per image."""
     return (
         unit.attn is not None
         and unit.pool_window is None
@@ -90,7 +91,7 @@ def has_kernels(unit: _Unit, paths: Sequence[_Path]) -> bool:
 
 
 def has_own_convolutions(convs: Sequence[nn.Conv2d]) -> bool:
-    """Whether there are kernels for the convolutions of a unit too; else torch convolves."""
+    """Whether the kernels also compute the convolutions of a unit; if not, torch does."""
     first = convs[0]
     return (
         ops.available()

@@ -100,7 +100,7 @@ class Criterion(nn.Module):
         super().__init__()
         names = [loss.name for loss in losses]
         if not losses or len(set(names)) < len(names):
-            raise UserError(f"`losses` must be one or more different losses, got {names}")
+            raise UserError(f"`loss` must be one or more different losses, got {names}")
         self.losses = losses
         for loss in losses:
             loss.check()
