@@ -28,7 +28,7 @@ def run_script(name: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 @functools.cache
 def _fork_server() -> subprocess.Popen[str]:
-    """It ends with its standard input, that is, with this process."""
+    """Start the server once; it ends when this process closes its standard input."""
     command = [sys.executable, "tests/fork_server.py"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=REPOSITORY, **pipes)

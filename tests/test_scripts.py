@@ -194,4 +194,4 @@ def test_learning_curves_of_runs(run_dir: Path, tmp_path: Path) -> None:
     )
     done = run_script("learning_curves", tmp_path, "--output", tmp_path / "c.png")
     assert done.returncode == 2
-    assert f"{tmp_path} is no run folder" in done.stderr
+    assert f"{tmp_path} is not a run folder" in done.stderr

@@ -135,12 +135,13 @@ class SegmentationCLI(LightningCLI):
         Union[float, int] as one type, so the order depends on which was used first.
         """
         super().add_core_arguments_to_parser(parser)
-        for action in parser._actions:
+        actions: list[Any] = list(parser._actions)
+        for action in actions:
             hint = getattr(action, "_typehint", None)
             parts = get_args(hint)
             if get_origin(hint) is Union and int in parts and float in parts:
                 parts = (int, *(part for part in parts if part is not int))
-                action._typehint = functools.reduce(operator.or_, parts)  # type: ignore[attr-defined]
+                action._typehint = functools.reduce(operator.or_, parts)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add Lightning's flag for the seed."""
