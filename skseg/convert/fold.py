@@ -49,8 +49,7 @@ class FoldedSKConv2d(nn.Module):
         unit: An SK unit with attention, whose convolutions have biases and whose norms are gone.
     """
 
-    biases: Tensor
-    ones: Tensor
+    norms: Tensor
     packed: Tensor
 
     def __init__(self, unit: SKConv2d) -> None:
@@ -66,14 +65,16 @@ class FoldedSKConv2d(nn.Module):
                     linear.weight, linear.bias, mean, var, norm.eps, norm.weight, norm.bias
                 )
                 self.attn.bn = nn.Identity()
+        self.in_channels = unit.in_channels
         self.split_input, self.pool_window = unit.split_input, unit.pool_window
         convs = [path.conv for path in paths_of(self)]
-        self.compiled = dispatch.has_kernels(self, paths_of(self)) and (
-            dispatch.has_own_convolutions(convs)
-        )
+        self.suits_kernels = dispatch.has_kernels(self, paths_of(self))
+        self.compiled = self.suits_kernels and dispatch.has_own_convolutions(convs)
+        self.geometry = dispatch.geometry_of(convs) if self.suits_kernels else []
         biases = torch.stack([conv.bias.detach() for conv in convs if conv.bias is not None])
-        self.register_buffer("biases", biases, persistent=False)
-        self.register_buffer("ones", torch.ones_like(biases), persistent=False)
+        norms = torch.ones_like(biases).repeat(5, 1, 1)  # their scale is 1, their shift the bias
+        norms[kernels.SHIFT] = biases
+        self.register_buffer("norms", norms, persistent=False)
         packed = [kernels.pack(conv.weight) for conv in convs] if self.compiled else []
         self.register_buffer("packed", torch.stack(packed or [biases]), persistent=False)
 

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from skseg.nn.kernels import autograd, halves, operators, ops
+from skseg.nn.kernels import autograd, operators, ops
 
 
 class _Path(Protocol):
@@ -44,9 +44,11 @@ class _Unit(Protocol):
 class _FoldedUnit(_Unit, Protocol):
     """What is asked of :class:`skseg.convert.fold.FoldedSKConv2d`."""
 
+    in_channels: int
+    suits_kernels: bool
     compiled: bool
-    ones: Tensor
-    biases: Tensor
+    geometry: list[int]
+    norms: Tensor
     packed: Tensor
 
 
@@ -60,7 +62,7 @@ def uses_kernels(unit: _Unit, paths: Sequence[_Path], x: Tensor) -> bool:
     """
     return (
         has_kernels(unit, paths)
-        and _suits(x, [path.conv for path in paths])
+        and _suits(x, paths[0].conv.in_channels, [path.conv.weight for path in paths])
         and all(
             type(path.bn) is nn.BatchNorm2d
             and path.bn.affine
@@ -139,7 +141,7 @@ def run_unit(unit: _Unit, paths: Sequence[_Path], x: Tensor) -> Tensor | None:
     pooled, maps, statistics, link = half.split(
         x,
         [conv.weight for conv in convs],
-        halves.flatten([_geometry(conv) for conv in convs]),
+        geometry_of(convs),
         has_own_convolutions(convs),
         [_has_depthwise_gradient(conv, x) for conv in convs],
         [norm.weight for norm in norms],
@@ -164,32 +166,29 @@ def run_folded(unit: _FoldedUnit, paths: Sequence[_Path], x: Tensor) -> Tensor |
     """Run a unit with folded norms on the kernels, or return None if it does not suit them.
 
     Args:
-        unit: A unit for inference, whose convolutions have biases and whose norms are gone.
+        unit: A unit for inference, whose convolutions have biases and whose norms are gone. Hooks
+            on its branches do not run.
         paths: Its branches.
         x: [B, C_in, H, W].
 
     Returns:
         [B, C_out, H', W'], channels last.
     """
-    convs = [path.conv for path in paths]
     if (
-        not has_kernels(unit, paths)
-        or not _suits(x, convs)
+        not unit.suits_kernels
+        or not _suits(x, unit.in_channels, [unit.norms])
         or (x.requires_grad and torch.is_grad_enabled())
-        or _have_hooks(paths)
     ):
         return None
     assert unit.attn is not None
     x = x.contiguous(memory_format=torch.channels_last)
     half = operators if _in_graph(x) else autograd
-    geometry = halves.flatten([_geometry(conv) for conv in convs])
     # Packed for this CPU: a unit may have been pickled on another.
     compiled = unit.compiled and unit.packed.shape[-1] == ops.LANES
-    weights = [*unit.packed.unbind()] if compiled else [conv.weight for conv in convs]
-    pooled, maps = half.split_folded(x, weights, geometry, compiled, unit.ones, unit.biases)
+    weights = [*unit.packed.unbind()] if compiled else [path.conv.weight for path in paths]
+    pooled, maps = half.split_folded(x, weights, unit.geometry, compiled, unit.norms)
     attention = unit.attn(pooled).contiguous()
-    norms = (None, None) if compiled else (unit.ones, unit.biases)
-    out: Tensor = half.select_folded(maps, attention, *norms)
+    out: Tensor = half.select_folded(maps, attention, None if compiled else unit.norms)
     return out
 
 
@@ -206,19 +205,19 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         and torch.is_grad_enabled()
         and conv.bias is None
         and type(conv) is nn.Conv2d
-        and _suits(x, [conv])
+        and _suits(x, conv.in_channels, [conv.weight])
         and _has_depthwise_gradient(conv, x)
         and not has_hooks(conv)
     ):
         half = operators if _in_graph(x) else autograd
-        out: Tensor = half.depthwise_conv(x, conv.weight, halves.flatten([_geometry(conv)]))
+        out: Tensor = half.depthwise_conv(x, conv.weight, geometry_of([conv]))
         return out
     out = conv(x)
     return out
 
 
-def _suits(x: Tensor, convs: Sequence[nn.Conv2d]) -> bool:
-    """Whether the kernels can read an input and weights, here and now."""
+def _suits(x: Tensor, channels: int, weights: Sequence[Tensor]) -> bool:
+    """Whether the kernels can read an input of so many channels and weights, here and now."""
     return (
         ops.available()
         and not torch.is_autocast_enabled("cpu")
@@ -227,12 +226,8 @@ def _suits(x: Tensor, convs: Sequence[nn.Conv2d]) -> bool:
         and x.dtype is torch.float32
         and x.dim() == 4
         and x.numel() > 0
-        and all(
-            x.shape[1] == conv.in_channels
-            and conv.weight.device.type == "cpu"
-            and conv.weight.dtype is torch.float32
-            for conv in convs
-        )
+        and x.shape[1] == channels
+        and all(w.device.type == "cpu" and w.dtype is torch.float32 for w in weights)
     )
 
 
@@ -249,10 +244,13 @@ def _in_graph(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or type(x) is not Tensor  # a fake tensor, for instance
 
 
-def _geometry(conv: nn.Conv2d) -> halves.Geometry:
-    assert not isinstance(conv.padding, str)
-    (a, b), (c, d), (e, f) = conv.stride, conv.padding, conv.dilation
-    return halves.Geometry((a, b), (c, d), (e, f))
+def geometry_of(convs: Sequence[nn.Conv2d]) -> list[int]:
+    """Return the geometry of convolutions as the kernels read it, see `halves.Geometry`."""
+    numbers: list[int] = []
+    for conv in convs:
+        assert not isinstance(conv.padding, str)
+        numbers += [*conv.stride, *conv.padding, *conv.dilation]
+    return numbers
 
 
 def _has_depthwise_gradient(conv: nn.Conv2d, x: Tensor) -> bool:

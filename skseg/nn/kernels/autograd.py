@@ -134,8 +134,6 @@ split_folded = halves.split_folded
 update_running = ops.update_running
 
 
-def select_folded(
-    maps: list[Tensor], attention: Tensor, scale: Tensor | None, shift: Tensor | None
-) -> Tensor:
+def select_folded(maps: list[Tensor], attention: Tensor, norms: Tensor | None) -> Tensor:
     """Run `halves.select_folded`; the sum overwrites the first map."""
-    return ops.select(maps, attention, scale, shift, in_place=True)
+    return ops.select(maps, attention, norms, in_place=True)

@@ -45,13 +45,8 @@ class Geometry(NamedTuple):
     dilation: tuple[int, int]
 
 
-def flatten(geometries: Sequence[Geometry]) -> list[int]:
-    """Write the geometries of all branches as one list."""
-    return [number for geometry in geometries for pair in geometry for number in pair]
-
-
 def unflatten(numbers: Sequence[int]) -> list[Geometry]:
-    """Return the geometry of each branch, see `flatten`."""
+    """Return the geometry of each branch from the flat list."""
     return [
         Geometry(
             (numbers[i], numbers[i + 1]),
@@ -64,12 +59,12 @@ def unflatten(numbers: Sequence[int]) -> list[Geometry]:
 
 def _dilations(geometry: Sequence[int]) -> list[int]:
     """Return the dilation of each branch of `ops.conv`; raise ValueError for other geometries."""
-    dilations = [branch.dilation[0] for branch in unflatten(geometry)]
-    for d, branch in zip(dilations, unflatten(geometry), strict=True):
-        if branch != ((1, 1), (d, d), (d, d)):
-            raise ValueError(
-                f"the kernels have stride 1 and padding equal to the dilation, got {branch}"
-            )
+    dilations = [*geometry[5::_GEOMETRY]]
+    if [*geometry] != [number for d in dilations for number in (1, 1, d, d, d, d)]:
+        raise ValueError(
+            "the kernels convolve with stride 1 and padding equal to the dilation, "
+            f"got {unflatten(geometry)}"
+        )
     return dilations
 
 
@@ -113,7 +108,7 @@ def split(
     used = [None if batch else next(statistics) for batch in by_batch for _ in range(2)]
     b, c, h, w = maps[0].shape
     norms = ops.statistics(sums, b * h * w, norm_weights, norm_biases, eps, used)
-    pooled = ops.pool(maps, norms[ops.SCALE], norms[ops.SHIFT])
+    pooled = ops.pool(maps, norms)
     link = pooled.new_zeros(()).expand(5, b, len(maps), c)
     return pooled, maps, norms, link
 
@@ -129,7 +124,7 @@ def select(maps: Sequence[Tensor], attention: Tensor, norms: Tensor) -> Tensor:
     Returns:
         [B, C, H', W'], channels last.
     """
-    return ops.select(maps, attention, norms[ops.SCALE], norms[ops.SHIFT])
+    return ops.select(maps, attention, norms)
 
 
 def select_backward(
@@ -193,11 +188,12 @@ def split_backward(
     d_x, d_weights = None, []
     d_maps = ops.gradient_maps(maps, norms, grad, found)
     for i, branch in enumerate(unflatten(geometry)):
+        numbers = geometry[i * _GEOMETRY : (i + 1) * _GEOMETRY]
         part, d_weight = convolution_backward(
             x, weights[i], branch, d_maps[i], needs_x, needs_weights and not depthwise[i]
         )
         if needs_weights and depthwise[i]:
-            d_weight = depthwise_gradient(x, d_maps[i], weights[i].shape[2], [*flatten([branch])])
+            d_weight = depthwise_gradient(x, d_maps[i], weights[i].shape[2], numbers)
         d_weights += [] if d_weight is None else [d_weight]
         d_x = part if d_x is None or part is None else d_x.add_(part)
     return [] if d_x is None else [d_x], d_weights, found.weight, found.bias
@@ -208,8 +204,7 @@ def split_folded(
     weights: Sequence[Tensor],
     geometry: Sequence[int],
     compiled: bool,
-    scale: Tensor,
-    shift: Tensor,
+    norms: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """Run the first half of a unit whose norms are folded into its convolutions.
 
@@ -218,8 +213,7 @@ def split_folded(
         weights: For each branch; packed if `compiled`.
         geometry: Of the branches' convolutions, flat.
         compiled: Whether the compiled kernels convolve, else torch.
-        scale: [M, C], ones.
-        shift: [M, C], the biases of the convolutions.
+        norms: [5, M, C], whose scale is 1 and whose shift is the bias of each convolution.
 
     Returns:
         pooled: [B, C], the mean over the image of the sum over branches, after bias and ReLU.
@@ -227,21 +221,21 @@ def split_folded(
             `select_folded` adds them in the pass that reads the maps anyway.
     """
     if compiled:
-        maps, _, pooled = ops.conv(x, weights, _dilations(geometry), [*shift], relu=True)
+        maps, _, pooled = ops.conv(x, weights, _dilations(geometry), [*norms[ops.SHIFT]], relu=True)
     else:
         maps = _convolve(x, weights, geometry)
-        pooled = ops.pool(maps, scale, shift)
+        pooled = ops.pool(maps, norms)
     return pooled, maps
 
 
-def select_folded(
-    maps: Sequence[Tensor], attention: Tensor, scale: Tensor | None, shift: Tensor | None
+def select_folded(maps: Sequence[Tensor], attention: Tensor, norms: Tensor | None) -> Tensor:
+    """Sum the branches, weighed by their attention; after bias and ReLU if there are norms."""
+    return ops.select(maps, attention, norms)
+
+
+def depthwise_gradient(
+    x: Tensor, grad: Tensor, kernel_size: int, geometry: Sequence[int]
 ) -> Tensor:
-    """Sum the branches, weighed by their attention; after bias and ReLU if there is a scale."""
-    return ops.select(maps, attention, scale, shift)
-
-
-def depthwise_gradient(x: Tensor, grad: Tensor, kernel_size: int, geometry: list[int]) -> Tensor:
     """Return the gradient of a depthwise convolution's weight, see `ops.depthwise_gradient`."""
     ((stride, padding, dilation),) = unflatten(geometry)
     if stride[0] != stride[1] or dilation[0] != dilation[1]:

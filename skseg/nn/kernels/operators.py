@@ -242,25 +242,24 @@ def _fake_split_folded(
     weights: list[Tensor],
     geometry: list[int],
     compiled: bool,
-    scale: Tensor,
-    shift: Tensor,
+    norms: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     # The weights of the compiled kernels are packed, so they do not tell the shape of the maps.
     same = [torch.empty_like(x) for _ in weights]
     maps = same if compiled else _fake_maps(x, weights, geometry)
-    return x.new_empty(x.shape[0], scale.shape[1]), maps
+    return x.new_empty(x.shape[0], norms.shape[2]), maps
 
 
 split_folded = _define(
-    "split_folded(Tensor x, Tensor[] weights, int[] geometry, bool compiled, Tensor scale,"
-    " Tensor shift) -> (Tensor pooled, Tensor[] maps)",
+    "split_folded(Tensor x, Tensor[] weights, int[] geometry, bool compiled, Tensor norms)"
+    " -> (Tensor pooled, Tensor[] maps)",
     halves.split_folded,
     _fake_split_folded,
 )
 select_folded = _define(
-    "select_folded(Tensor[] maps, Tensor attention, Tensor? scale, Tensor? shift) -> Tensor",
+    "select_folded(Tensor[] maps, Tensor attention, Tensor? norms) -> Tensor",
     halves.select_folded,
-    lambda maps, attention, scale, shift: torch.empty_like(maps[0]),
+    lambda maps, attention, norms: torch.empty_like(maps[0]),
 )
 
 

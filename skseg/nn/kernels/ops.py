@@ -30,11 +30,13 @@ _SCRATCH = 1 << 17  # floats that a thread keeps in its cache
 
 
 class _Floats:
-    """Argument type of the kernels: a float32 CPU tensor, or None for NULL."""
+    """Argument type of the kernels: a float32 CPU tensor, an address, or None for NULL."""
 
     @staticmethod
-    def from_param(tensor: Tensor | None) -> c_void_p | None:
-        return None if tensor is None else c_void_p(_address(tensor))
+    def from_param(tensor: Tensor | c_void_p | None) -> c_void_p | None:
+        if tensor is None or isinstance(tensor, c_void_p):
+            return tensor
+        return c_void_p(_address(tensor))
 
 
 class _ListOfFloats:
@@ -101,6 +103,11 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         *([_INT] * 11),
     ),
 }
+
+
+def _row(norms: Tensor, row: int) -> c_void_p:
+    """Return the address of a row of norms [5, M, C], faster than indexing."""
+    return c_void_p(_address(norms) + row * norms.stride(0) * norms.element_size())
 
 
 def _open(folder: Path) -> tuple[dict[str, Callable[..., int]], int]:
@@ -186,13 +193,9 @@ def _check_maps(maps: Sequence[Tensor], *others: Tensor) -> torch.Size:
     if not 1 <= len(maps) <= MAX_BRANCHES:
         raise ValueError(f"there must be 1 to {MAX_BRANCHES} branches, got {len(maps)}")
     shape = maps[0].shape
+    fits = len(shape) == 4 and 0 not in shape
     for t in (*maps, *others):
-        if (
-            t.dim() != 4
-            or t.shape != shape
-            or t.numel() == 0
-            or not t.is_contiguous(memory_format=torch.channels_last)
-        ):
+        if not fits or t.shape != shape or not t.is_contiguous(memory_format=torch.channels_last):
             raise ValueError(
                 "maps must be [B, C, H, W], channels last, of one shape and not empty, "
                 f"got shape {list(t.shape)}, strides {list(t.stride())} beside {list(shape)}"
@@ -366,43 +369,39 @@ def update_running(
 def select(
     maps: Sequence[Tensor],
     attention: Tensor,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
+    norms: Tensor | None = None,
     in_place: bool = False,
 ) -> Tensor:
-    """Sum the branches, weighed by their attention; after norm and ReLU if there is a scale.
+    """Sum the branches, weighed by their attention; after norm and ReLU if there are norms.
 
     Args:
         maps: M maps [B, C, H, W].
         attention: [B, M, C].
-        scale: [M, C] of relu(map * scale + shift).
-        shift: [M, C].
+        norms: [5, M, C], as `statistics` returns it; scale and shift are read.
         in_place: Whether to overwrite and return the first map. That saves an allocation, whose
             page faults cost more than the sum.
     """
     b, c, h, w = _check_maps(maps)
     _check("attention", attention, (b, len(maps), c))
-    for tensor in (scale, shift):
-        if tensor is not None:
-            _check("scale and shift", tensor, (len(maps), c))
-    if (scale is None) != (shift is None):
-        raise ValueError("scale and shift must be given together")
+    scale = shift = None
+    if norms is not None:
+        _check("norms", norms, (5, len(maps), c))
+        scale, shift = _row(norms, SCALE), _row(norms, SHIFT)
     out = maps[0] if in_place else torch.empty_like(maps[0])
     _call("sk_select", len(maps), maps, scale, shift, attention, out, b, h * w, c)
     return out
 
 
-def pool(maps: Sequence[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+def pool(maps: Sequence[Tensor], norms: Tensor) -> Tensor:
     """Return the mean over the image of the sum of relu(map * scale + shift): [B, C].
 
     Args:
         maps: M maps [B, C, H, W].
-        scale: [M, C].
-        shift: [M, C].
+        norms: [5, M, C], as `statistics` returns it; scale and shift are read.
     """
     b, c, h, w = _check_maps(maps)
-    for tensor in (scale, shift):
-        _check("scale and shift", tensor, (len(maps), c))
+    _check("norms", norms, (5, len(maps), c))
+    scale, shift = _row(norms, SCALE), _row(norms, SHIFT)
     parts = _parts(b, h * w)
     sums, pooled = maps[0].new_empty(b, parts, c), maps[0].new_empty(b, c)
     _call("sk_pool", len(maps), maps, scale, shift, sums, pooled, b, h * w, c, parts)
@@ -433,7 +432,8 @@ def gradient_sums(
     link, d_attention = grad.new_empty(5, b, m, c), grad.new_empty(b, m, c)
     _call(
         "sk_grad_sums",
-        *(m, maps, norms[SCALE], norms[SHIFT], attention, grad, parts, link, d_attention),
+        *(m, maps, _row(norms, SCALE), _row(norms, SHIFT), attention, grad, parts, link),
+        d_attention,
         *(b, h * w, c, parts.shape[1]),
     )
     return link, d_attention
@@ -499,7 +499,8 @@ def gradient_maps(
     out = [torch.empty_like(m) for m in maps]
     _call(
         "sk_grad_maps",
-        *(len(maps), maps, norms[SCALE], norms[SHIFT], grad, *found[:4], out, b, h * w, c),
+        *(len(maps), maps, _row(norms, SCALE), _row(norms, SHIFT), grad, *found[:4], out),
+        *(b, h * w, c),
     )
     return out
 
@@ -545,7 +546,8 @@ def backward(
     strides = [stride for weight in weights for stride in weight.stride()]
     _call(
         "sk_backward",
-        *(x, m, dilations, weights, strides, maps, norms[SCALE], norms[SHIFT], grad, *found[:4]),
+        *(x, m, dilations, weights, strides, maps, _row(norms, SCALE), _row(norms, SHIFT), grad),
+        *found[:4],
         *(d_x, d_weights or None, b, h, w, c, g, splits, rows),
     )
     return d_x, [d[0] if splits == 1 else d.sum(0) for d in d_weights]

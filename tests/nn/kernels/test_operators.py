@@ -11,8 +11,9 @@ from torch import nn
 
 from skseg.convert import optimize_for_inference
 from skseg.nn import SKConv2d, record_attention
-from skseg.nn.kernels import halves, ops
+from skseg.nn.dispatch import geometry_of
 from skseg.nn.kernels import operators as _registered  # noqa: F401
+from skseg.nn.kernels import ops
 
 pytestmark = pytest.mark.skipif(
     not ops.available(), reason="the kernels are not built or do not suit this CPU"
@@ -200,7 +201,7 @@ def arguments(name: str) -> dict[str, tuple]:
     unit, x = make(name)
     x = x.contiguous(memory_format=torch.channels_last)
     convs, norms = [p.conv for p in unit.paths], [p.bn for p in unit.paths]
-    geometry = halves.flatten([halves.Geometry(c.stride, c.padding, c.dilation) for c in convs])
+    geometry = geometry_of(convs)
     compiled = name == "own convolutions"
     depthwise = [name == "depthwise"] * 2
     weights = [c.weight.detach().requires_grad_() for c in convs]
@@ -216,7 +217,6 @@ def arguments(name: str) -> dict[str, tuple]:
     attention = torch.rand(3, 2, 32).softmax(1).requires_grad_()
     maps[0].requires_grad_()
     plain = [w.detach() for w in weights]
-    bias = torch.randn(2, 32)
     folded = [ops.pack(w) for w in plain] if compiled else plain
     grad = torch.randn_like(maps[0])
     return {
@@ -229,8 +229,8 @@ def arguments(name: str) -> dict[str, tuple]:
             *(True, True),
         ),
         "update_running": (torch.zeros(32), torch.ones(32), statistics, 1, 0.1, 360),
-        "split_folded": (x.detach(), folded, geometry, compiled, torch.ones(2, 32), bias),
-        "select_folded": ([m.detach() for m in maps], attention.detach(), None, None),
+        "split_folded": (x.detach(), folded, geometry, compiled, statistics),
+        "select_folded": ([m.detach() for m in maps], attention.detach(), None),
     }
 
 
