@@ -15,6 +15,9 @@ from running import run_script
 
 from skseg.streets import draw_dataset
 
+# Programs that tests start, and not modules with examples.
+collect_ignore = ["fork_server.py", "training/validating.py"]
+
 
 @pytest.fixture(scope="session")
 def streets_root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -28,6 +28,6 @@ def mean_attention(task: SegmentationTask, root: Path) -> dict[str, float]:
     for pair in spec.pairs(root, "val"):
         image, _ = read_pair(spec, pair)
         with torch.inference_mode():
-            task(normalize(image, task.mean, task.std))
+            task(normalize(image, task.mean, task.std)[None])
     assert len(seen) == 8
     return {key: float(np.mean(values)) for key, values in seen.items()}
