@@ -44,8 +44,8 @@ def find_data(flags: DataFlags, runs: Iterable[Path]) -> DataSource:
         runs: Folders of runs, or checkpoints, that were trained on one data set.
 
     Raises:
-        UserError: A run does not exist, the runs have several data sets, or neither flags nor runs
-            name one.
+        UserError: A run does not exist, the runs have several data sets or folders of data, or
+            neither flags nor runs name one.
     """
     known: list[DataSource] = []
     for run in runs:
@@ -66,6 +66,9 @@ def find_data(flags: DataFlags, runs: Iterable[Path]) -> DataSource:
             "trained on"
         )
     own = next((source for source in known if source.name == name), None)
+    roots = sorted({str(source.root.resolve()) for source in known if source.name == name})
+    if flags.root is None and len(roots) > 1:
+        raise UserError(f"the runs have data in {', '.join(roots)}; choose `data.root`")
     root = flags.root or (own.root if own else default_root(name))
     return DataSource(name, root, own.split if own else "val")
 
@@ -97,6 +100,6 @@ def read_data(config: Path) -> DataSource | None:
         data = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
         name = str(data["name"])
         root = data.get("root") or default_root(name)
-        return DataSource(name, Path(root), str(data.get("eval_split", "val")))
+        return DataSource(name, Path(root), str(data.get("eval_split") or "val"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise UserError(f"{config}: is not the configuration of a run; give `data.name`") from None

@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+from skseg.errors import UserError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -32,10 +34,15 @@ def read_ahead(read: Callable[[T], R], items: Sequence[T], num_workers: int) -> 
     Yields:
         What `read` returns for each item.
 
+    Raises:
+        UserError: `num_workers` is negative.
+
     Example:
         >>> list(read_ahead(str.upper, ["a", "b"], num_workers=0))
         ['A', 'B']
     """
+    if num_workers < 0:
+        raise UserError(f"`num_workers` must be at least 0, got {num_workers}")
     # Without `collate_fn` the loader would turn arrays into tensors.
     reads = _Reads(read, items)
     return iter(DataLoader(reads, batch_size=None, num_workers=num_workers, collate_fn=_unchanged))

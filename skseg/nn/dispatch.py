@@ -176,6 +176,8 @@ def run_folded(unit: _FoldedUnit, paths: Sequence[_Path], x: Tensor) -> Tensor |
     """
     if (
         not unit.suits_kernels
+        # A unit may have been pickled on a CPU with shorter vectors, or none.
+        or unit.norms.shape[-1] % max(ops.LANES, 1)
         or not _suits(x, unit.in_channels, [unit.norms])
         or (x.requires_grad and torch.is_grad_enabled())
     ):
@@ -279,7 +281,12 @@ def _have_hooks(paths: Sequence[_Path]) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a module has hooks, which what replaces it would not run."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _count_batch(norm: nn.BatchNorm2d) -> float | None:

@@ -84,3 +84,12 @@ def test_runs_of_several_data_sets_need_a_name(run: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"camvid, streets.*`data\.name`"):
         find_data(DataFlags(), [run, other])
     assert find_data(DataFlags("streets"), [run, other]).root == Path("data/streets")
+
+
+def test_runs_with_data_in_several_folders_need_a_root(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", name="camvid", root="/elsewhere", eval_split="test")
+    with pytest.raises(UserError, match=r"/data/camvid, /elsewhere; choose `data\.root`"):
+        find_data(DataFlags(), [run, other])
+    root = Path("/data/camvid")
+    assert find_data(DataFlags(None, root), [run, other]) == ("camvid", root, "test")
+    assert find_data(DataFlags(), [run, run]) == ("camvid", root, "test")

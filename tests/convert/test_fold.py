@@ -204,3 +204,17 @@ def test_optimized_networks_compile_export_and_script() -> None:
     for other in (compiled, exported, scripted):
         for a, b in zip(other(x), expected, strict=True):
             assert (a - b).abs().max() <= 2e-5 * b.abs().max()
+
+
+@pytest.mark.skipif(kernels.LANES == 0, reason="no kernels for this CPU")
+@pytest.mark.parametrize("lanes", [4, 0])
+def test_a_unit_that_another_cpu_optimized_runs_here(
+    lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its channels may not fill this CPU's longer vectors."""
+    unit = randomized(SKConv2d(20))
+    with monkeypatch.context() as other_cpu:
+        other_cpu.setattr(kernels, "LANES", lanes)
+        optimized = skseg.optimize_for_inference(unit)
+    x = torch.randn(1, 20, 8, 8)
+    torch.testing.assert_close(optimized(x), unit(x), rtol=1e-4, atol=1e-5)

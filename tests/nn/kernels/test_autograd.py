@@ -225,6 +225,9 @@ def test_attention_is_recorded_and_inner_hooks_still_run() -> None:
     assert seen == [1]
     handle.remove()
     assert is_fusable(unit, x)
+    unit.paths[0].conv.register_full_backward_pre_hook(lambda *_: seen.append(2))
+    unit(x).sum().backward()
+    assert seen == [1, 2]
 
 
 @pytest.mark.parametrize(
