@@ -1,6 +1,6 @@
 """Evaluation of a trained model on a whole split: every number, in one pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -122,7 +122,8 @@ def evaluate(
     device = best_device()
     task = task.to(device).eval()
     watch, ranking = Stopwatch(), _Ranking(_EXTREMES)
-    by_image: list[Counts] = []
+    total: Counts | None = None
+    by_image: list[NDArray[np.int64]] = []
     kept: list[Example] = []
     places = set(np.linspace(0, len(pairs) - 1, samples).astype(int).tolist())
     files = read_ahead(partial(read_pair, spec), pairs, num_workers)
@@ -138,14 +139,16 @@ def evaluate(
         sample = shrink(Example(pair.name, image, truth, predicted.indices))
         if i in places:
             kept.append(sample)
-        ranking.add(Ranked(float(miou(counts.by_class())), sample))
-        by_image.append(counts)
-    counts_by_class = np.stack([counts.by_class() for counts in by_image])
+        total = counts if total is None else total + counts
+        by_image.append(counts.by_class())
+        ranking.add(Ranked(float(miou(by_image[-1])), sample))
+    assert total is not None, "a split is never empty"
+    counts_by_class = np.stack(by_image)
     record = {
         "data": spec.name,
         "split": split,
         "images": len(pairs),
-        **full_record(_total(by_image), task.class_names, spec.classes.categories),
+        **full_record(total, task.class_names, spec.classes.categories),
         "miou_interval": miou_interval(counts_by_class, seed),
         "inference": asdict(settings),
         "seconds": watch.seconds,
@@ -177,11 +180,6 @@ class _Ranking:
             return
         self.best = sorted([*self.best, ranked], key=lambda r: -r.miou)[: self.size]
         self.worst = sorted([*self.worst, ranked], key=lambda r: r.miou)[: self.size]
-
-
-def _total(by_image: Sequence[Counts]) -> Counts:
-    first, *rest = by_image  # a split is never empty
-    return sum(rest, start=first)
 
 
 def check_classes(task: SegmentationTask, spec: DatasetSpec) -> None:

@@ -221,7 +221,7 @@ def _mistakes(study: Study) -> Iterator[str]:
     try:
         InferenceSettings(scales=tuple(study.scales))
     except UserError as error:
-        yield str(error).removeprefix("--")
+        yield str(error)
 
 
 def _read_text(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Checkpoint files: written whole or not at all, and read without running any code in them."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
+        # Of a file that is no checkpoint at all torch would say how to save it for mmap.
+        mmap = mmap and zipfile.is_zipfile(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds of errors on arbitrary bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

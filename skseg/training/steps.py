@@ -83,10 +83,10 @@ class LogSteps(Callback):
             row[f"lr/{group['name']}"] = group["lr"]
         row["epoch"] = trainer.current_epoch
         with_speed = row | self._take_speed()
+        tracked = wandb_loggers(trainer)
         for logger in trainer.loggers:
-            is_wandb = logger in wandb_loggers(trainer)
             # Lightning counts steps from 0.
-            logger.log_metrics(with_speed if is_wandb else row, step=step - 1)
+            logger.log_metrics(with_speed if logger in tracked else row, step=step - 1)
 
     def _take_speed(self) -> dict[str, float]:
         """Return the images per second since the last call, empty if no image was counted."""
