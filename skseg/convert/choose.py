@@ -61,6 +61,8 @@ def choose_chains(
         reason = _why_impossible(conv, chain)
         if reason is None and id(conv) in inside:
             reason = "part of a selective kernel already"
+        if reason is None and name not in stages:
+            reason = "no feature depends on it"
         if reason is None and patterns is not None and not named:
             reason = "not in modules"
         if reason is None and settings.stages is not None and stages[name] not in settings.stages:

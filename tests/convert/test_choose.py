@@ -170,3 +170,12 @@ def test_networks_without_anything_to_convert() -> None:
     once = skseg.convert_to_sk(smp.encoders.get_encoder("sknet_tiny_plain", weights=None))
     with pytest.raises(UserError, match="has SK units already"):
         skseg.convert_to_sk(once)
+
+
+def test_convolutions_that_feed_no_feature_are_left() -> None:
+    """timm runs blocks after the last feature that a shallow smp encoder hands out."""
+    encoder = smp.encoders.get_encoder("tu-lcnet_035", depth=3, weights=None)
+    converted = skseg.convert_to_sk(encoder)
+    reasons = converted.conversion.left
+    assert reasons["model.blocks.3.0.conv_dw"] == "no feature depends on it"
+    assert [chain.conv for chain in converted.conversion.converted]
