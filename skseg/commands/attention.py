@@ -66,8 +66,7 @@ def attention(
     """
     console = Console()
     checkpoints = [find_checkpoint(path) for path in ckpt_path]
-    name, root, run_split = find_data(data, checkpoints)
-    split = split or run_split
+    name, root, split = find_data(data, checkpoints, split)
     output = output or run_folder(checkpoints[0]) / f"attention-{split}"
     check_output(output, overwrite)
     _check_repetitions(checkpoints)

@@ -56,8 +56,7 @@ def evaluate(
     settings = inference.settings()
     checkpoint = find_checkpoint(ckpt_path)
     other = find_checkpoint(compare) if compare else None
-    name, root, run_split = find_data(data, [checkpoint])
-    split = split or run_split
+    name, root, split = find_data(data, [checkpoint], split)
     task = load_model(checkpoint)
     other_task = load_model(other) if other else None
     spec = get_dataset(name, root)

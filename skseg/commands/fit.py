@@ -3,11 +3,9 @@
 import functools
 import logging
 import operator
-import os
 import warnings
 from argparse import _ArgumentGroup, _HelpAction
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
@@ -21,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from skseg.commands.parser import CommandParser, HelpFormatter, describe, exit_code
+from skseg.commands.runs import find_run, is_main_process
 from skseg.data import SegmentationDataModule
 from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError
@@ -271,60 +270,6 @@ def _check_precision(precision: str | int | None, accelerator: str) -> None:
         raise UserError(
             f"`trainer.precision` {precision} is for GPUs; on a CPU use bf16-mixed or 32-true"
         )
-
-
-def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> tuple[Path, str | None]:
-    """Choose a run's folder and find the checkpoint to resume from.
-
-    Args:
-        run_dir: Folder that the user named.
-        ckpt_path: "last", a checkpoint's file, or None for a new run.
-        stem: Name of the config; folders that the user did not name are in runs/STEM.
-
-    Returns:
-        The folder, and the checkpoint's path or None for a new run.
-
-    Raises:
-        UserError: There is no such checkpoint, or a new run would use the folder of another one.
-    """
-    if ckpt_path == "last":
-        searched = Path(run_dir) if run_dir else Path("runs") / stem
-        found = sorted(searched.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise UserError(f"`ckpt_path` last: no checkpoint below {searched}")
-        return Path(run_dir) if run_dir else found[-1].parents[1], str(found[-1])
-    if ckpt_path is not None and not Path(ckpt_path).is_file():
-        raise UserError(f"`ckpt_path` {ckpt_path}: no such file; give a file, or 'last'")
-    path = Path(run_dir) if run_dir else _new_folder(Path("runs") / stem)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"`run_dir` {path}: is a file")
-    # The other processes of a job may find the folder that the main process has made.
-    if ckpt_path is None and is_main_process() and path.is_dir() and any(path.iterdir()):
-        raise UserError(
-            f"`run_dir` {path} holds a run already: name another folder, or resume it with "
-            "`ckpt_path` last"
-        )
-    return path, ckpt_path
-
-
-def is_main_process() -> bool:
-    """Return whether this process is the first of its job, by its launcher's environment.
-
-    Lightning, torchrun and Slurm set these variables before Lightning has ranks.
-    """
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
-    if rank is not None:
-        return int(rank) == 0
-    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return int(node) == 0 and int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-def _new_folder(parent: Path) -> Path:
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, count = parent / name, 2
-    while path.exists():
-        path, count = parent / f"{name}-{count}", count + 1
-    return path
 
 
 # Lightning's warnings about what this project does on purpose.

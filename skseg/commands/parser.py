@@ -42,7 +42,9 @@ from skseg.errors import UserError, mistake_message, near_names
 _UNKNOWN = "unrecognized arguments: "
 _REQUIRED = "the following arguments are required: "
 _INVALID = re.compile(r'^Parser key "([\w.]+)"( element \d+)?:\s*')
-_TYPE = re.compile(r"^Expected an? <class '(\w+)'>\. Got value: ")
+_NESTED = re.compile(r'Parser key "([\w.]+)":')
+_EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*)\])")
+_VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _POSITIONAL = "given_by_position"
 _METAVAR = "RUN"  # what commands accept by position
 
@@ -92,9 +94,24 @@ class CommandParser(ArgumentParser):
             names = message.removeprefix(_REQUIRED).split(", ")
             message = f"missing flags: {', '.join(f'--{name}' for name in names)}"
         elif found := _INVALID.match(message):
-            reason = _TYPE.sub(r"must be of type \1, got ", message[found.end() :])
-            message = f"--{found[1]}: {reason}"
+            message = _describe_invalid(found[1], message[found.end() :])
         self.exit(2, f"error: {message}\n")
+
+
+def _describe_invalid(key: str, reason: str) -> str:
+    """Write jsonargparse's list of the types that a value is not of as one line.
+
+    Args:
+        key: The flag's name.
+        reason: Lines for each type that was tried; a value inside another repeats the list.
+    """
+    *outer, innermost = _NESTED.split(reason)  # text, key, text, key, text
+    key = ".".join([key, *outer[1::2]])
+    kinds = [a or f"one of {b}" for a, b in _EXPECTED.findall(innermost) if a != "NoneType"]
+    value = _VALUE.search(innermost)
+    if kinds and value:
+        return f"--{key}: must be {' or '.join(dict.fromkeys(kinds))}, got {value[1]}"
+    return f"--{key}: {' '.join(reason.split())}"
 
 
 def run_command(command: Callable[..., int], args: Sequence[str] | None) -> int:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from running import REPOSITORY
 
-from skseg.commands.fit import find_run
 from skseg.commands.fit import main as fit
+from skseg.commands.runs import find_run
 from skseg.errors import UserError
 from skseg.models import ARCHS, build_model
 from skseg.nn import SKConv2d
@@ -384,3 +384,25 @@ def test_find_run_prefers_the_newest_checkpoint(
     assert none is None
     assert fresh.parent == Path("runs/mine")
     assert not fresh.exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("--trainer.max_epochs", "foo", "--trainer.max_epochs: must be int, got foo"),
+        ("--data.batch_size", "x", "--data.batch_size: must be int, got x"),
+        ("--model.sk.fuse_norm", "bach", "'batch', 'running', 'layer', 'none', got bach"),
+        ("--model.sk", "{stages:9}", "{stages:9}"),
+        ("--model.loss", "[{name:foo}]", "'name:foo'"),
+    ],
+)
+def test_a_value_of_a_wrong_type_takes_one_line(
+    flag: str, value: str, expected: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fit(["--config", "configs/streets.yaml", flag, value])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {flag}: ")
+    assert error.count("\n") == 1
+    assert expected in error

@@ -93,3 +93,10 @@ def test_runs_with_data_in_several_folders_need_a_root(run: Path, tmp_path: Path
     root = Path("/data/camvid")
     assert find_data(DataFlags(None, root), [run, other]) == ("camvid", root, "test")
     assert find_data(DataFlags(), [run, run]) == ("camvid", root, "test")
+
+
+def test_runs_validated_on_several_splits_need_a_split(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", name="camvid", root="/data/camvid", eval_split="val")
+    with pytest.raises(UserError, match="test and val; choose `split`"):
+        find_data(DataFlags(), [run, other])
+    assert find_data(DataFlags(), [run, other], "train").split == "train"
