@@ -31,10 +31,10 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 
 install: $(VENV)/installed  ## Make the virtual environment (.venv)
 
-demo: install  ## Draw street scenes, train an SK network on them, score it: 5 to 10 minutes on 2 cores
-	@echo "1/3 Draw 300 street scenes in $(STREETS): under a minute on 2 cores"
+demo: install  ## Draw street scenes, train an SK network on them, score it: about 7 minutes on 2 cores
+	@echo "1/3 Draw 300 street scenes in $(STREETS): about a minute on 2 cores"
 	@test -d $(STREETS) || $(BIN)/python scripts/draw_streets.py --root $(STREETS)
-	@echo "2/3 Train sknet_tiny under FPN: 4 to 8 minutes on 2 cores"
+	@echo "2/3 Train sknet_tiny under FPN: about 5 minutes on 2 cores"
 	@rm -rf $(DEMO)
 	@$(BIN)/python scripts/fit.py --config configs/streets.yaml --run_dir $(DEMO) $(SHORTER)
 	@echo "3/3 Score it on 60 scenes it has not seen: under a minute"

@@ -31,7 +31,7 @@ class UserError(ValueError):
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """Suggest the known names that are near a wrong one, or list all of them if they are few.
+    """Suggest the known names that begin with a wrong one or are near it; list all if they are few.
 
     Args:
         name: The wrong name.
@@ -45,9 +45,13 @@ def near_names(name: str, known: Iterable[str]) -> str:
         "; did you mean 'cityscapes'?"
         >>> near_names("kitti", ["camvid", "cityscapes"])
         '; there are camvid, cityscapes'
+        >>> near_names("city", ["camvid", "cityscapes"])
+        "; did you mean 'cityscapes'?"
     """
     names = list(known)
-    near = get_close_matches(name.lower(), names, n=_MOST_NEAR)
+    begun = [n for n in names if n.startswith(name)] if name else []
+    near = [*begun, *get_close_matches(name.lower(), set(names).difference(begun), n=_MOST_NEAR)]
+    near = near[:_MOST_NEAR]
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; there are {', '.join(names)}" if 0 < len(names) <= _MOST_LISTED else ""

@@ -116,7 +116,7 @@ def test_a_wheel_works_outside_the_repository(tmp_path: Path) -> None:
 
     where = run(python, "-c", "import skseg; print(skseg.__file__)")
     assert Path(where.strip()).is_relative_to(home)
-    kernels = "from skseg.nn.kernels import ops as kernels; print(kernels.available())"
+    kernels = "from skseg.nn.kernels import library as kernels; print(kernels.available())"
     assert run(python, "-c", kernels) == run(sys.executable, "-c", kernels)
     run(command, "draw_streets", "--train", 4, "--val", 2, "--height", 64, "--width", 128)
     run(

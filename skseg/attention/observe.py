@@ -202,7 +202,8 @@ def observe_attention(
         check_classes(task, spec)
         if unlike := [key for key, value in task.spec.items() if value != tasks[0].spec[key]]:
             raise UserError(
-                f"the checkpoints are no repetitions of one another: {', '.join(unlike)} differ"
+                "the checkpoints must be of one network and data set; they differ in "
+                f"{', '.join(unlike)}"
             )
         task.to(best_device()).eval()
     units = _used_units(tasks[0], units)

@@ -45,6 +45,7 @@ _INVALID = re.compile(r'^Parser key "([\w.]+)"( element \d+)?:\s*')
 _NESTED = re.compile(r'Parser key "([\w.]+)":')
 _EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*)\])")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
+_NO_KEY = re.compile(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.]+)'")
 _POSITIONAL = "given_by_position"
 _METAVAR = "RUN"  # what commands accept by position
 
@@ -93,6 +94,10 @@ class CommandParser(ArgumentParser):
         elif message.startswith(_REQUIRED):
             names = message.removeprefix(_REQUIRED).split(", ")
             message = f"missing flags: {', '.join(f'--{name}' for name in names)}"
+        elif found := _NO_KEY.match(message):
+            key = ".".join(filter(None, found.groups()))
+            known = [flag.removeprefix("--") for flag in self.flags]
+            message = f"unknown key {key}{near_names(key, known)}"
         elif found := _INVALID.match(message):
             message = _describe_invalid(found[1], message[found.end() :])
         self.exit(2, f"error: {message}\n")

@@ -10,8 +10,8 @@ There are three fast paths. Everything else runs on torch's own operations, in t
 
 Eager execution calls the kernels directly; graphs of `torch.compile` and `torch.export` hold them
 as operators `torch.ops.skseg.*`. `SKSEG_KERNELS=0` in the environment, or
-`skseg.nn.kernels.ops.disabled()`, keeps everything on torch's own operations, so that an exported
-graph needs no operators of this package.
+`skseg.nn.kernels.library.disabled()`, keeps everything on torch's own operations. Use it to
+export a graph without operators of this package.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from skseg.nn.kernels import autograd, operators, ops
+from skseg.nn.kernels import autograd, library, operators, ops
 
 
 class _Path(Protocol):
@@ -85,7 +85,7 @@ def has_kernels(unit: _Unit, paths: Sequence[_Path]) -> bool:
             type(path.conv) is nn.Conv2d  # subclasses may pad by themselves
             and path.conv.padding_mode == "zeros"
             and not isinstance(path.conv.padding, str)
-            and path.conv.out_channels % max(ops.LANES, 1) == 0
+            and path.conv.out_channels % max(library.LANES, 1) == 0
             and type(path.act) is nn.ReLU
             for path in paths
         )
@@ -96,9 +96,9 @@ def has_own_convolutions(convs: Sequence[nn.Conv2d]) -> bool:
     """Whether the kernels also compute the convolutions of a unit; if not, torch does."""
     first = convs[0]
     return (
-        ops.available()
+        library.available()
         and first.in_channels in [group * first.groups for group in ops.GROUP_WIDTHS]
-        and first.in_channels % ops.LANES == 0
+        and first.in_channels % library.LANES == 0
         and all(
             conv.in_channels == conv.out_channels == first.in_channels
             and conv.groups == first.groups
@@ -137,8 +137,8 @@ def run_unit(unit: _Unit, paths: Sequence[_Path], x: Tensor) -> Tensor | None:
             assert norm.running_var is not None
             running += [norm.running_mean, norm.running_var]
     x = x.contiguous(memory_format=torch.channels_last)
-    half = operators if _in_graph(x) else autograd
-    pooled, maps, statistics, link = half.split(
+    backend = operators if _in_graph(x) else autograd
+    pooled, maps, statistics, link = backend.split(
         x,
         [conv.weight for conv in convs],
         geometry_of(convs),
@@ -154,11 +154,11 @@ def run_unit(unit: _Unit, paths: Sequence[_Path], x: Tensor) -> Tensor | None:
     for branch, norm in enumerate(norms):
         momentum = _count_batch(norm)
         if momentum is not None:
-            half.update_running(
+            backend.update_running(
                 norm.running_mean, norm.running_var, statistics, branch, momentum, count
             )
     attention = unit.attn(pooled).contiguous()
-    out: Tensor = half.select(maps, attention, statistics, link)
+    out: Tensor = backend.select(maps, attention, statistics, link)
     return out
 
 
@@ -177,20 +177,20 @@ def run_folded(unit: _FoldedUnit, paths: Sequence[_Path], x: Tensor) -> Tensor |
     if (
         not unit.suits_kernels
         # A unit may have been pickled on a CPU with shorter vectors, or none.
-        or unit.norms.shape[-1] % max(ops.LANES, 1)
+        or unit.norms.shape[-1] % max(library.LANES, 1)
         or not _suits(x, unit.in_channels, [unit.norms])
         or (x.requires_grad and torch.is_grad_enabled())
     ):
         return None
     assert unit.attn is not None
     x = x.contiguous(memory_format=torch.channels_last)
-    half = operators if _in_graph(x) else autograd
+    backend = operators if _in_graph(x) else autograd
     # Packed for this CPU: a unit may have been pickled on another.
-    compiled = unit.compiled and unit.packed.shape[-1] == ops.LANES
+    compiled = unit.compiled and unit.packed.shape[-1] == library.LANES
     weights = [*unit.packed.unbind()] if compiled else [path.conv.weight for path in paths]
-    pooled, maps = half.split_folded(x, weights, unit.geometry, compiled, unit.norms)
+    pooled, maps = backend.split_folded(x, weights, unit.geometry, compiled, unit.norms)
     attention = unit.attn(pooled).contiguous()
-    out: Tensor = half.select_folded(maps, attention, None if compiled else unit.norms)
+    out: Tensor = backend.select_folded(maps, attention, None if compiled else unit.norms)
     return out
 
 
@@ -211,8 +211,8 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         and _has_depthwise_gradient(conv, x)
         and not has_hooks(conv)
     ):
-        half = operators if _in_graph(x) else autograd
-        out: Tensor = half.depthwise_conv(x, conv.weight, geometry_of([conv]))
+        backend = operators if _in_graph(x) else autograd
+        out: Tensor = backend.depthwise_conv(x, conv.weight, geometry_of([conv]))
         return out
     out = conv(x)
     return out
@@ -221,7 +221,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
 def _suits(x: Tensor, channels: int, weights: Sequence[Tensor]) -> bool:
     """Whether the kernels can read an input of so many channels and weights, here and now."""
     return (
-        ops.available()
+        library.available()
         and not torch.is_autocast_enabled("cpu")
         and not _must_stay_on_torch()
         and x.device.type == "cpu"

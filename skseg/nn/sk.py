@@ -129,7 +129,7 @@ class SKConv2d(nn.Module):
                 raise UserError(f"{name} must be at least 1, got {value}")
         if split_input and in_channels % len(specs):
             raise UserError(
-                f"split_input needs in_channels that {len(specs)} branches divide, "
+                f"with split_input, in_channels must be a multiple of the {len(specs)} branches, "
                 f"got {in_channels}"
             )
         self.in_channels = in_channels

@@ -135,7 +135,9 @@ def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.Capt
     config.write_text("model: {encodr_name: sknet50}\n")
     with pytest.raises(SystemExit):
         fit(["--config", str(config)])
-    assert "encodr_name" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "model.encodr_name" in error
+    assert "'model.encoder_name'" in error
 
 
 def test_a_used_folder_is_not_overwritten(

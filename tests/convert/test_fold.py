@@ -13,7 +13,7 @@ from skseg.convert.fold import FoldedSKConv2d
 from skseg.errors import UserError
 from skseg.models import ARCHS
 from skseg.nn import SKConv2d, record_attention
-from skseg.nn.kernels import ops as kernels
+from skseg.nn.kernels import library
 
 
 def randomized(model: nn.Module) -> nn.Module:
@@ -31,7 +31,7 @@ def assert_equal(model: nn.Module, optimized: nn.Module, x: torch.Tensor) -> Non
         if fast:
             mine = optimized(x)
         else:
-            with kernels.disabled():
+            with library.disabled():
                 mine = optimized(x)
         theirs = model(x)
         pairs = (
@@ -206,7 +206,7 @@ def test_optimized_networks_compile_export_and_script() -> None:
             assert (a - b).abs().max() <= 2e-5 * b.abs().max()
 
 
-@pytest.mark.skipif(kernels.LANES == 0, reason="no kernels for this CPU")
+@pytest.mark.skipif(library.LANES == 0, reason="no kernels for this CPU")
 @pytest.mark.parametrize("lanes", [4, 0])
 def test_a_unit_that_another_cpu_optimized_runs_here(
     lanes: int, monkeypatch: pytest.MonkeyPatch
@@ -214,7 +214,7 @@ def test_a_unit_that_another_cpu_optimized_runs_here(
     """Its channels may not fill this CPU's longer vectors."""
     unit = randomized(SKConv2d(20))
     with monkeypatch.context() as other_cpu:
-        other_cpu.setattr(kernels, "LANES", lanes)
+        other_cpu.setattr(library, "LANES", lanes)
         optimized = skseg.optimize_for_inference(unit)
     x = torch.randn(1, 20, 8, 8)
     torch.testing.assert_close(optimized(x), unit(x), rtol=1e-4, atol=1e-5)

@@ -1,6 +1,6 @@
 /* Kernels of the SK unit for x86-64 CPUs with AVX2 or AVX-512: float32, channels last.
  *
- * A plain shared library that ops.py calls through ctypes. Without it, or on another CPU, everything runs on torch's own
+ * A plain shared library that library.py calls through ctypes. Without it, or on another CPU, everything runs on torch's own
  * operations. _sk.h holds the kernels, written with GCC's vector types; it is included once for each instruction set.
  *
  * Why they are faster than one operation after the other: the branches' convolutions share one pass over the input and
@@ -15,7 +15,7 @@
 #define MAX_BRANCHES 8
 #define MAX_DILATION 4
 #define STEP 2      /* rows of a branch at a time, for which its weights stay in the cache */
-#define NO_MEMORY 1 /* what a kernel returns if it cannot allocate; ops.py raises MemoryError */
+#define NO_MEMORY 1 /* what a kernel returns if it cannot allocate; library.py raises MemoryError */
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define FN(name) JOIN(name, ISA)

@@ -6,17 +6,20 @@ The attention between them is an ordinary module: it may have any norm, any weig
     attention = unit.attn(pooled)
     out = select(maps, attention, norms)
 
-Neither half stores what the norm and the ReLU make of a map; both compute it again where they need
-it, from the map and the norm's scale and shift. So three maps of a unit with two branches are kept
-for backward, the input and each branch's convolution, where one operation after the other keeps
-seven.
+Three maps of a unit with two branches are kept for backward: its input and the output of each
+convolution. One operation after the other would keep seven. The outputs of norm and ReLU are not
+kept: both halves compute them again, from the convolution's output and the norm's scale and shift.
 
-The way back has two halves as well. The gradient of a map has a part through `select` and a part
-through `pooled`, and is cheapest to compute in one pass once both are known. So `select_backward`
-does not return the gradients of the maps. It returns what `split_backward` needs to compute them:
-the gradient of the output, in place of that of the first map, and sums, in place of the gradient of
-`link`, an output of `split` that only serves to carry them. The other maps and the norms have no
-gradient. This holds only if `maps`, `norms` and `link` go nowhere but into one `select`.
+Backward has two halves as well. The gradient of a map is a sum of two parts, through `select` and
+through `pooled`. `split_backward` computes both in one pass over the map. `select_backward` runs
+first and cannot return the gradients of the maps yet, so it passes on what `split_backward` needs:
+
+- in place of the first map's gradient, the gradient of the output,
+- in place of the gradient of `link`, sums over the maps. `link` is an output of `split` that
+  exists only to carry them.
+
+The other maps and the norms get no gradient. This is right only if `maps`, `norms` and `link` are
+used by one `select` and nothing else.
 
 `autograd.py` and `operators.py` make these functions differentiable, for eager execution and for
 compiled graphs.

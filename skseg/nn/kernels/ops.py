@@ -6,16 +6,14 @@ shape or layout as garbage. Maps are float32 [B, C, H, W] in channels-last layou
 Which computations run on the kernels is decided in `skseg.nn.dispatch`.
 """
 
-import ctypes
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from ctypes import c_float, c_int, c_void_p
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from skseg.nn.kernels import library
+from skseg.nn.kernels.library import call, row_address
 
 MAX_BRANCHES = 8
 MAX_DILATION = 4
@@ -27,151 +25,6 @@ DEPTHWISE_KERNELS = (3, 5, 7, 9)
 _BAND_ROWS = 16  # rows of a map that a thread takes at a time
 _PART_PIXELS = 256  # pixels of a partial sum, at least
 _SCRATCH = 1 << 17  # floats that a thread keeps in its cache
-
-
-class _Floats:
-    """Argument type of the kernels: a float32 CPU tensor, an address, or None for NULL."""
-
-    @staticmethod
-    def from_param(tensor: Tensor | c_void_p | None) -> c_void_p | None:
-        if tensor is None or isinstance(tensor, c_void_p):
-            return tensor
-        return c_void_p(_address(tensor))
-
-
-class _ListOfFloats:
-    """Argument type of the kernels: a list of float32 CPU tensors, or None for NULL."""
-
-    @staticmethod
-    def from_param(tensors: Sequence[Tensor | None] | None) -> Any:
-        if tensors is None:
-            return None
-        return (c_void_p * len(tensors))(*[None if t is None else _address(t) for t in tensors])
-
-
-class _ListOfInts:
-    """Argument type of the kernels: a list of integers."""
-
-    @staticmethod
-    def from_param(values: Sequence[int]) -> Any:
-        return (c_int * len(values))(*values)
-
-
-class _ListOfNumbers:
-    """Argument type of the kernels: a list of floats."""
-
-    @staticmethod
-    def from_param(values: Sequence[float]) -> Any:
-        return (c_float * len(values))(*values)
-
-
-def _address(tensor: Tensor) -> int:
-    if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
-        raise TypeError(
-            f"the kernels read float32 tensors on the CPU, got {tensor.dtype} on {tensor.device}"
-        )
-    return tensor.data_ptr()
-
-
-_VERSION = 2  # of the kernels' arguments, see `sk_version` in `_sk.c`
-_INT = c_int
-# The arguments of each kernel in `_sk.h`, without the number of threads, which comes last.
-_SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "sk_pack": (_Floats, _ListOfInts, _Floats, _INT, _INT),
-    "sk_conv": (
-        *(_Floats, _INT, _ListOfInts, _ListOfFloats, _ListOfFloats, _ListOfFloats),
-        *(_Floats, _Floats, *[_INT] * 7),
-    ),
-    "sk_sums": (_INT, _ListOfFloats, _Floats, *[_INT] * 4),
-    "sk_statistics": (
-        *(_INT, _Floats, _ListOfFloats, _ListOfFloats, _ListOfNumbers, _ListOfFloats),
-        *(_Floats, *[_INT] * 3),
-    ),
-    "sk_update_running": (*[_Floats] * 4, c_float, _INT, _INT),
-    "sk_select": (_INT, _ListOfFloats, *[_Floats] * 4, *[_INT] * 3),
-    "sk_pool": (_INT, _ListOfFloats, *[_Floats] * 4, *[_INT] * 4),
-    "sk_grad_sums": (_INT, _ListOfFloats, *[_Floats] * 7, *[_INT] * 4),
-    "sk_norm_gradients": (_INT, *[_Floats] * 3, _ListOfInts, *[_Floats] * 6, *[_INT] * 3),
-    "sk_grad_maps": (_INT, _ListOfFloats, *[_Floats] * 7, _ListOfFloats, *[_INT] * 3),
-    "sk_backward": (
-        *(_Floats, _INT, _ListOfInts, _ListOfFloats, _ListOfInts, _ListOfFloats),
-        *([_Floats] * 8),
-        *(_ListOfFloats, *[_INT] * 7),
-    ),
-    "sk_depthwise_grad": (
-        *(_Floats, _ListOfInts, _Floats, _ListOfInts, _Floats),
-        *([_INT] * 11),
-    ),
-}
-
-
-def _row(norms: Tensor, row: int) -> c_void_p:
-    """Return the address of a row of norms [5, M, C], faster than indexing."""
-    return c_void_p(_address(norms) + row * norms.stride(0) * norms.element_size())
-
-
-def _open(folder: Path) -> tuple[dict[str, Callable[..., int]], int]:
-    """Load the library from a folder.
-
-    Returns:
-        Its functions by name, and the lanes of this CPU's vectors: 16 with AVX-512, 8 with AVX2.
-        Without a library for this CPU, no functions and 0.
-    """
-    for path in folder.glob("_sk*.so"):
-        try:
-            library = ctypes.CDLL(str(path))
-        except OSError:  # built for another machine
-            continue
-        # Built from another version of `_sk.h`, which an update of the code alone leaves behind.
-        if not hasattr(library, "sk_version") or library.sk_version() != _VERSION:
-            continue
-        if lanes := int(library.sk_lanes()):
-            functions: dict[str, Callable[..., int]] = {}
-            for name, arguments in _SIGNATURES.items():
-                for suffix in ("avx2", "avx512"):
-                    function = getattr(library, f"{name}_{suffix}")
-                    function.argtypes, function.restype = (*arguments, c_int), c_int
-                    functions[f"{name}_{suffix}"] = function
-            return functions, lanes
-    return {}, 0
-
-
-_FUNCTIONS, LANES = _open(Path(__file__).parent)
-_ENABLED = os.environ.get("SKSEG_KERNELS", "1") != "0"
-
-
-def available() -> bool:
-    """Whether the kernels were built, suit this CPU, and are switched on."""
-    return LANES > 0 and _ENABLED
-
-
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Run on torch's own operations inside the context, as SKSEG_KERNELS=0 does for a process."""
-    global _ENABLED
-    before, _ENABLED = _ENABLED, False
-    try:
-        yield
-    finally:
-        _ENABLED = before
-
-
-def _call(name: str, *args: object) -> None:
-    """Call a kernel with torch's number of threads.
-
-    Raises:
-        TypeError: An argument is not what the kernel reads.
-        MemoryError: The kernel could not allocate.
-    """
-    if len(args) != len(_SIGNATURES[name]):  # ctypes lets surplus arguments pass
-        raise TypeError(f"{name} has {len(_SIGNATURES[name])} arguments, got {len(args)}")
-    try:
-        function = _FUNCTIONS[f"{name}_avx{512 if LANES == 16 else 2}"]
-        failed = function(*args, torch.get_num_threads())
-    except ctypes.ArgumentError as error:
-        raise TypeError(f"{name}: {error}") from error
-    if failed:
-        raise MemoryError(f"{name} could not allocate memory")
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -200,8 +53,8 @@ def _check_maps(maps: Sequence[Tensor], *others: Tensor) -> torch.Size:
                 "maps must be [B, C, H, W], channels last, of one shape and not empty, "
                 f"got shape {list(t.shape)}, strides {list(t.stride())} beside {list(shape)}"
             )
-    if shape[1] % LANES:
-        raise ValueError(f"maps must have a multiple of {LANES} channels, got {shape[1]}")
+    if shape[1] % library.LANES:
+        raise ValueError(f"maps must have a multiple of {library.LANES} channels, got {shape[1]}")
     return shape
 
 
@@ -218,7 +71,7 @@ def _check_convolutions(weights: Sequence[Tensor], dilations: Sequence[int], cha
 
 
 def _check_geometry(group: int, channels: int, branches: int, dilations: Sequence[int]) -> None:
-    if group not in GROUP_WIDTHS or channels % max(group, LANES):
+    if group not in GROUP_WIDTHS or channels % max(group, library.LANES):
         raise ValueError(
             f"there are kernels for {GROUP_WIDTHS} channels a group, got {group} of {channels}"
         )
@@ -240,8 +93,8 @@ def pack(weight: Tensor) -> Tensor:
     """
     c, g = weight.shape[:2]
     _check_convolutions([weight], [1], c)
-    packed = weight.new_empty(c // LANES, 3, g, 3, LANES)
-    _call("sk_pack", weight, weight.stride(), packed, c, g)
+    packed = weight.new_empty(c // library.LANES, 3, g, 3, library.LANES)
+    call("sk_pack", weight, weight.stride(), packed, c, g)
     return packed
 
 
@@ -279,7 +132,7 @@ def conv(
     g = weights[0].shape[2] if weights[0].dim() == 5 else 0
     _check_geometry(g, c, len(weights), dilations)
     for weight in weights:
-        _check("a packed weight", weight, (c // LANES, 3, g, 3, LANES))
+        _check("a packed weight", weight, (c // library.LANES, 3, g, 3, library.LANES))
     for bias in biases or ():
         _check("a bias", bias, (c,))
     if len(weights) > MAX_BRANCHES or (biases is not None and len(biases) != len(weights)):
@@ -288,7 +141,7 @@ def conv(
     bands = max(-(-h // _BAND_ROWS), min(h, -(-torch.get_num_threads() // b)))
     rows = -(-h // bands)
     sums, pooled = x.new_empty(b, -(-h // rows), len(weights), 2, c), x.new_empty(b, c)
-    _call(
+    call(
         "sk_conv",
         *(x, len(weights), dilations, weights, biases, maps, sums, pooled),
         *(b, h, w, c, g, int(relu), rows),
@@ -300,7 +153,7 @@ def sums(maps: Sequence[Tensor]) -> Tensor:
     """Sum maps [B, C, H, W] and their squares over parts of an image: [B, parts, M, 2, C]."""
     b, c, h, w = _check_maps(maps)
     out = maps[0].new_empty(b, _parts(b, h * w), len(maps), 2, c)
-    _call("sk_sums", len(maps), maps, out, b, h * w, c, out.shape[1])
+    call("sk_sums", len(maps), maps, out, b, h * w, c, out.shape[1])
     return out
 
 
@@ -339,7 +192,7 @@ def statistics(
         if tensor is not None:
             _check("a norm's parameter", tensor, (c,))
     norms = sums.new_empty(5, m, c)
-    _call("sk_statistics", m, sums, weights, biases, eps, running, norms, b * parts, count, c)
+    call("sk_statistics", m, sums, weights, biases, eps, running, norms, b * parts, count, c)
     return norms
 
 
@@ -360,7 +213,7 @@ def update_running(
     _check("norms", norms, (5, norms.shape[1], c))
     for tensor in (mean, variance):
         _check("running statistics", tensor, (c,))
-    _call(
+    call(
         "sk_update_running",
         *(norms[MEAN, branch], norms[VARIANCE, branch], mean, variance, momentum, count, c),
     )
@@ -386,9 +239,9 @@ def select(
     scale = shift = None
     if norms is not None:
         _check("norms", norms, (5, len(maps), c))
-        scale, shift = _row(norms, SCALE), _row(norms, SHIFT)
+        scale, shift = row_address(norms, SCALE), row_address(norms, SHIFT)
     out = maps[0] if in_place else torch.empty_like(maps[0])
-    _call("sk_select", len(maps), maps, scale, shift, attention, out, b, h * w, c)
+    call("sk_select", len(maps), maps, scale, shift, attention, out, b, h * w, c)
     return out
 
 
@@ -401,10 +254,10 @@ def pool(maps: Sequence[Tensor], norms: Tensor) -> Tensor:
     """
     b, c, h, w = _check_maps(maps)
     _check("norms", norms, (5, len(maps), c))
-    scale, shift = _row(norms, SCALE), _row(norms, SHIFT)
+    scale, shift = row_address(norms, SCALE), row_address(norms, SHIFT)
     parts = _parts(b, h * w)
     sums, pooled = maps[0].new_empty(b, parts, c), maps[0].new_empty(b, c)
-    _call("sk_pool", len(maps), maps, scale, shift, sums, pooled, b, h * w, c, parts)
+    call("sk_pool", len(maps), maps, scale, shift, sums, pooled, b, h * w, c, parts)
     return pooled
 
 
@@ -430,9 +283,18 @@ def gradient_sums(
     _check("attention", attention, (b, m, c))
     parts = grad.new_empty(b, _parts(b, h * w), m, 4, c)
     link, d_attention = grad.new_empty(5, b, m, c), grad.new_empty(b, m, c)
-    _call(
+    call(
         "sk_grad_sums",
-        *(m, maps, _row(norms, SCALE), _row(norms, SHIFT), attention, grad, parts, link),
+        *(
+            m,
+            maps,
+            row_address(norms, SCALE),
+            row_address(norms, SHIFT),
+            attention,
+            grad,
+            parts,
+            link,
+        ),
         d_attention,
         *(b, h * w, c, parts.shape[1]),
     )
@@ -479,7 +341,7 @@ def norm_gradients(
     _check("norms", norms, (5, m, c))
     _check("d_pooled", d_pooled, (b, c))
     found = NormGradients(*link.new_empty(2, b, m, c), *link.new_empty(4, m, c))
-    _call("sk_norm_gradients", m, link, d_pooled, norms, by_batch, *found, b, pixels, c)
+    call("sk_norm_gradients", m, link, d_pooled, norms, by_batch, *found, b, pixels, c)
     return found
 
 
@@ -497,9 +359,17 @@ def gradient_maps(
     b, c, h, w = _check_maps(maps, grad)
     _check("norms", norms, (5, len(maps), c))
     out = [torch.empty_like(m) for m in maps]
-    _call(
+    call(
         "sk_grad_maps",
-        *(len(maps), maps, _row(norms, SCALE), _row(norms, SHIFT), grad, *found[:4], out),
+        *(
+            len(maps),
+            maps,
+            row_address(norms, SCALE),
+            row_address(norms, SHIFT),
+            grad,
+            *found[:4],
+            out,
+        ),
         *(b, h * w, c),
     )
     return out
@@ -534,7 +404,7 @@ def backward(
     g = _check_convolutions(weights, dilations, c)
     m, threads = len(weights), torch.get_num_threads()
     _check("norms", norms, (5, m, c))
-    block = max(g, LANES)
+    block = max(g, library.LANES)
     splits = 1 if c // block >= threads else min(b, -(-threads * block // c))
     rows = max(_BAND_ROWS // 2, min(h, _SCRATCH // (m * w * block) - 2 * max(dilations)))
     d_x = torch.empty_like(x) if needs[0] else None
@@ -544,9 +414,19 @@ def backward(
         if needs[1]
     ]
     strides = [stride for weight in weights for stride in weight.stride()]
-    _call(
+    call(
         "sk_backward",
-        *(x, m, dilations, weights, strides, maps, _row(norms, SCALE), _row(norms, SHIFT), grad),
+        *(
+            x,
+            m,
+            dilations,
+            weights,
+            strides,
+            maps,
+            row_address(norms, SCALE),
+            row_address(norms, SHIFT),
+            grad,
+        ),
         *found[:4],
         *(d_x, d_weights or None, b, h, w, c, g, splits, rows),
     )
@@ -584,7 +464,7 @@ def depthwise_gradient(
     if grad.shape != (b, c, *sides):
         raise ValueError(f"grad must be of shape {[b, c, *sides]}, got {list(grad.shape)}")
     d_weight = torch.empty(c, 1, kernel_size, kernel_size)
-    _call(
+    call(
         "sk_depthwise_grad",
         *(x, x.stride(), grad, grad.stride(), d_weight),
         *(b, c, h, w, *sides, kernel_size, stride, dilation, *padding),

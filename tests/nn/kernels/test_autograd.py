@@ -16,10 +16,11 @@ from skseg.convert import optimize_for_inference
 from skseg.nn import SKConv2d, record_attention
 from skseg.nn.blocks import paths_of
 from skseg.nn.dispatch import convolve, uses_kernels
+from skseg.nn.kernels import library
 from skseg.nn.kernels import ops as kernels
 
 needs_kernels = pytest.mark.skipif(
-    not kernels.available(), reason="the kernels are not built or do not suit this CPU"
+    not library.available(), reason="the kernels are not built or do not suit this CPU"
 )
 pytestmark = needs_kernels
 
@@ -79,7 +80,7 @@ def test_torch_convolves_what_is_not_depthwise_or_has_hooks(
     assert seen == [1]
     frozen = nn.Conv2d(8, 8, 5, groups=8, bias=False).requires_grad_(False)
     assert count(frozen, x.clone().requires_grad_()) == 0
-    with kernels.disabled():
+    with library.disabled():
         assert count(nn.Conv2d(8, 8, 5, groups=8, bias=False), x) == 0
 
 
@@ -119,7 +120,7 @@ def test_unit_and_all_gradients_equal_torch(case: str, mode: str) -> None:
         dtype = module.paths[0].conv.weight.dtype
         leaf = x.clone().to(dtype).requires_grad_()
         if module is plain:
-            with kernels.disabled():
+            with library.disabled():
                 assert not is_fusable(module, leaf)
                 out = module(leaf)
         else:
@@ -134,7 +135,7 @@ def test_unit_and_all_gradients_equal_torch(case: str, mode: str) -> None:
         assert (mine - exact).abs().max() <= allowed, i
 
 
-@pytest.mark.skipif(kernels.LANES != 16, reason="this CPU has no AVX-512 beside AVX2")
+@pytest.mark.skipif(library.LANES != 16, reason="this CPU has no AVX-512 beside AVX2")
 @pytest.mark.parametrize("case", UNITS)
 def test_avx2_equals_avx512(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, shape = UNITS[case]
@@ -145,7 +146,7 @@ def test_avx2_equals_avx512(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     grad = torch.randn_like(copy.deepcopy(unit).double().eval()(x.double()), dtype=torch.float32)
     results = []
     for lanes in (8, 16):
-        monkeypatch.setattr(kernels, "LANES", lanes)
+        monkeypatch.setattr(library, "LANES", lanes)
         module, leaf = copy.deepcopy(unit), x.clone().requires_grad_()
         assert is_fusable(module, leaf)
         module.eval()(leaf).backward(grad)
@@ -199,7 +200,7 @@ def test_one_module_used_twice_and_checkpointing() -> None:
         run(model, leaf).square().mean().backward()
         return [leaf.grad, *(p.grad for p in model.parameters())]
 
-    with kernels.disabled():
+    with library.disabled():
         expected = gradients(lambda m, t: m(m(t)))
     twice = gradients(lambda m, t: m(m(t)))
     checkpointed = gradients(
@@ -215,7 +216,7 @@ def test_attention_is_recorded_and_inner_hooks_still_run() -> None:
     x = torch.randn(2, 32, 9, 9)
     with record_attention(unit) as fast:
         unit(x)
-    with record_attention(unit) as slow, kernels.disabled():
+    with record_attention(unit) as slow, library.disabled():
         unit(x)
     torch.testing.assert_close(fast[""], slow[""])
     seen = []
@@ -237,7 +238,7 @@ def test_attention_is_recorded_and_inner_hooks_still_run() -> None:
         SKConv2d(32, groups=8, act_layer=nn.SiLU),
         SKConv2d(32, groups=8, bias=True),
         SKConv2d(32, groups=8, norm_layer=lambda c: nn.GroupNorm(4, c)),
-        SKConv2d(24, groups=4 if kernels.LANES == 16 else 6, branches=[(3, 1, 2), (3, 2)]),
+        SKConv2d(24, groups=4 if library.LANES == 16 else 6, branches=[(3, 1, 2), (3, 2)]),
         SKConv2d(32, groups=8, select="sum"),
     ],
     ids=lambda u: u.extra_repr(),
@@ -276,7 +277,7 @@ def test_any_memory_format_and_slices() -> None:
     unit = SKConv2d(32, groups=8).eval()
     big = torch.randn(4, 64, 12, 20)
     for x in (big[:, :32], big[1:3, 32:, ::2, 1:], big.permute(0, 1, 3, 2)[:, 16:48]):
-        with kernels.disabled():
+        with library.disabled():
             expected = unit(x)
         torch.testing.assert_close(unit(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -353,7 +354,7 @@ def train_in_one_of_two_processes(rank: int, folder: Path) -> None:
 def test_two_processes_have_the_mean_of_their_gradients(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(train_in_one_of_two_processes, (tmp_path,), nprocs=2)
     unit, parts = shards()
-    with kernels.disabled():
+    with library.disabled():
         alone = [gradients(copy.deepcopy(unit), part) for part in parts]
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt")

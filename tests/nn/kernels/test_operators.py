@@ -12,11 +12,11 @@ from torch import nn
 from skseg.convert import optimize_for_inference
 from skseg.nn import SKConv2d, record_attention
 from skseg.nn.dispatch import geometry_of
+from skseg.nn.kernels import library, ops
 from skseg.nn.kernels import operators as _registered  # noqa: F401
-from skseg.nn.kernels import ops
 
 pytestmark = pytest.mark.skipif(
-    not ops.available(), reason="the kernels are not built or do not suit this CPU"
+    not library.available(), reason="the kernels are not built or do not suit this CPU"
 )
 SK = torch.ops.skseg
 UNITS = {
@@ -130,7 +130,7 @@ def test_an_exported_unit_goes_through_a_file(name: str, folded: bool) -> None:
 def test_without_the_kernels_graphs_are_torchs() -> None:
     unit, x = make("own convolutions")
     unit.eval()
-    with ops.disabled():
+    with library.disabled():
         exported = torch.export.export(unit, (x,))
     assert not operators_of(exported.graph_module)
     torch.testing.assert_close(exported.module()(x), unit(x), rtol=1e-4, atol=1e-5)
@@ -188,7 +188,7 @@ def test_the_second_half_may_see_an_attention_of_its_own() -> None:
         if fast:
             own(leaf).square().mean().backward()
         else:
-            with ops.disabled():
+            with library.disabled():
                 own(leaf).square().mean().backward()
         grads.append([leaf.grad, own.paths[0].conv.weight.grad, own.paths[1].bn.weight.grad])
         assert own.attn.fc_select.weight.grad is None

@@ -12,17 +12,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from skseg.nn.kernels import library
 from skseg.nn.kernels import ops as kernels
 
 pytestmark = pytest.mark.skipif(
-    not kernels.available(), reason="the kernels are not built or do not suit this CPU"
+    not library.available(), reason="the kernels are not built or do not suit this CPU"
 )
 
 
 @given(
     channels_a_group=st.sampled_from([4, 8, 16, 32]),
     blocks=st.integers(1, 2),
-    lanes=st.sampled_from([8, 16] if kernels.LANES == 16 else [8]),
+    lanes=st.sampled_from([8, 16] if library.LANES == 16 else [8]),
     batch=st.integers(1, 3),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -51,7 +52,7 @@ def test_convolutions_and_their_gradients(
     norms = torch.stack([zeros[0], ones[0], zeros[0], ones[0], ones[0]])
     found = kernels.NormGradients(ones, zeros, *[zeros[0]] * 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "LANES", lanes)
+        patch.setattr(library, "LANES", lanes)
         maps, sums, pooled = kernels.conv(x, [kernels.pack(w) for w in weights], dilations)
         d_x, d_weights = kernels.backward(
             x, weights, dilations, maps, norms, grad, found, (True, True)
@@ -69,7 +70,7 @@ def test_convolutions_and_their_gradients(
     stride=st.integers(1, 3),
     dilation=st.integers(1, 3),
     padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
-    lanes=st.sampled_from([8, 16] if kernels.LANES == 16 else [8]),
+    lanes=st.sampled_from([8, 16] if library.LANES == 16 else [8]),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 37), st.integers(1, 30), st.integers(1, 30)),
     formats=st.tuples(*[st.sampled_from([torch.contiguous_format, torch.channels_last])] * 2),
     seed=st.integers(0, 1000),
@@ -91,7 +92,7 @@ def test_gradient_of_a_depthwise_weight(
     grad = torch.randn(out.shape).contiguous(memory_format=formats[1])
     out.backward(grad.double())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "LANES", lanes)
+        patch.setattr(library, "LANES", lanes)
         found = kernels.depthwise_gradient(x, grad, kernel, stride, padding, dilation)
     assert found.shape == conv.weight.shape
     assert (found - exact.weight.grad).abs().max() < 1e-4  # of sums of up to 2700 products
@@ -159,11 +160,11 @@ def test_what_the_kernels_would_misread_is_refused(call, error, message) -> None
 def test_a_wrong_argument_is_a_type_error() -> None:
     out = torch.empty(2, 1, 1, 2, 32)
     with pytest.raises(TypeError, match="arguments, got 1"):
-        kernels._call("sk_sums", 1)
+        library.call("sk_sums", 1)
     with pytest.raises(TypeError):
-        kernels._call("sk_sums", 1, [a_map()], out, 2, 20, 32, 1.5)
+        library.call("sk_sums", 1, [a_map()], out, 2, 20, 32, 1.5)
     with pytest.raises(TypeError):
-        kernels._call("sk_sums", 1, [a_map()], 12345, 2, 20, 32, 1)
+        library.call("sk_sums", 1, [a_map()], 12345, 2, 20, 32, 1)
 
 
 TOO_LARGE = """
@@ -198,4 +199,4 @@ def test_a_library_of_another_version_is_not_loaded(version: str, tmp_path: Path
     (tmp_path / "old.c").write_text(f"{version} int sk_lanes(void) {{ return 8; }}")
     command = ["cc", "-shared", "-fPIC", "old.c", "-o", "_sk.so"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    assert kernels._open(tmp_path) == ({}, 0)
+    assert library._open(tmp_path) == ({}, 0)
