@@ -6,29 +6,33 @@ import operator
 import warnings
 from argparse import _ArgumentGroup, _HelpAction
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import ActionConfigFile
-from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
+from skseg.commands.limits import check_batch, check_flags, check_limits
 from skseg.commands.parser import CommandParser, HelpFormatter, describe, exit_code
-from skseg.commands.runs import find_run, is_main_process
+from skseg.commands.runs import claimed, find_run, is_main_process
 from skseg.data import SegmentationDataModule
 from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError
 from skseg.metrics import pixel_record
 from skseg.metrics.tables import iou_table
-from skseg.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from skseg.training.checkpoints import AtomicCheckpointIO
 from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger, wandb_loggers
+from skseg.training.resuming import check_resumable, read_resume_point
 from skseg.training.saving import FinishedEpochs, RunCheckpoint
 from skseg.training.steps import LogSteps, SeedSteps
+from skseg.training.stopping import StopSignals
 from skseg.training.sync_norm import TimmSyncBatchNorm
 from skseg.training.task import SegmentationTask
 from skseg.training.tracking import LogAttention, LogTables, SavePredictions
@@ -74,20 +78,6 @@ class _TrainerHelp(_HelpAction):
         parser.exit()
 
 
-class ResumePoint(NamedTuple):
-    """What the command line reads from a checkpoint; Lightning reads the rest itself.
-
-    Attributes:
-        path: The checkpoint's file.
-        global_step: Optimizer steps done.
-        spec: The network, see `SegmentationTask.spec`.
-    """
-
-    path: str
-    global_step: int
-    spec: dict[str, Any]
-
-
 class SegmentationCLI(LightningCLI):
     """LightningCLI with a run folder that holds all of a run.
 
@@ -95,14 +85,20 @@ class SegmentationCLI(LightningCLI):
     on, `wandb/`.
     """
 
-    def __init__(self, parser: FitParser, args: list[str] | None) -> None:
+    def __init__(self, parser: FitParser, args: list[str] | None, context: ExitStack) -> None:
         """Parse the command line and build model, data and trainer.
 
         Args:
             parser: A new parser, to which all flags are added.
             args: The arguments; those of this process when None.
+            context: Keeps the run's folder for this run while it is open.
+
+        Raises:
+            UserError: A value cannot be used.
         """
         self._own_parser = parser
+        self._context = context
+        self.stop = StopSignals()
         super().__init__(
             SegmentationTask,
             SegmentationDataModule,
@@ -146,7 +142,7 @@ class SegmentationCLI(LightningCLI):
         """Add Lightning's flag for the seed."""
         parser.add_argument(
             "--seed_everything",
-            type=bool | int,
+            type=bool | NonNegativeInt,
             default=self.seed_everything_default,
             help="Seed of the run, 0 or more.",
         )
@@ -163,8 +159,9 @@ class SegmentationCLI(LightningCLI):
             "--ckpt_path",
             type=str | None,
             default=None,
-            help="Checkpoint to resume from: a file, or 'last' for the latest one of --run_dir or, "
-            "without --run_dir, of the latest run of the same config.",
+            help="Checkpoint to resume from: a file; 'last' for the latest one of --run_dir or, "
+            "without --run_dir, of the latest run of the same config; 'auto' to resume --run_dir "
+            "if it has a checkpoint, and to start otherwise.",
         )
         parser.add_argument(
             "--checkpoint_every",
@@ -188,8 +185,11 @@ class SegmentationCLI(LightningCLI):
         """Choose the run folder before anything is built or written."""
         self.full_config = self.config
         stem = Path(str(self.config.config[0])).stem if self.config.get("config") else "fit"
-        self.run_dir, ckpt_path = find_run(self.config.run_dir, self.config.ckpt_path, stem)
-        self.resumed = read_resume_point(ckpt_path) if ckpt_path else None
+        place = find_run(self.config.run_dir, self.config.ckpt_path, stem)
+        self.resumed = read_resume_point(place.checkpoint) if place.checkpoint else None
+        self.run_dir = place.folder
+        if is_main_process():
+            self.run_dir = self._context.enter_context(claimed(place))
         if self.resumed:
             # The checkpoint has all weights, and the file of the first ones may be gone.
             self.config = self.full_config.clone()
@@ -198,10 +198,12 @@ class SegmentationCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
         config = self.config_init.trainer
-        _check_precision(config.precision, config.accelerator)
+        check_flags(config)
         plugins = [*_as_list(config.plugins), AtomicCheckpointIO()]
         self.pictures = SavePredictions(self.run_dir / "pictures")
-        self.last = RunCheckpoint(self.run_dir / "checkpoints", self.config_init.checkpoint_every)
+        self.last = RunCheckpoint(
+            self.run_dir / "checkpoints", self.config_init.checkpoint_every, self.stop
+        )
         seed = int(self.config_init.seed_everything)
         own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), LogAttention(), self.pictures]
         own += [LogTables(self.last.directory), FinishedEpochs(), self.last]
@@ -210,13 +212,17 @@ class SegmentationCLI(LightningCLI):
         if config.sync_batchnorm:
             kwargs["sync_batchnorm"] = False  # would drop the activation of timm's norms
             plugins.append(TimmSyncBatchNorm())
-        return super().instantiate_trainer(
-            default_root_dir=str(self.run_dir),
-            callbacks=[*_as_list(config.callbacks), *own],
-            logger=self._loggers(),
-            plugins=plugins,
-            **kwargs,
-        )
+        try:
+            return super().instantiate_trainer(
+                default_root_dir=str(self.run_dir),
+                callbacks=[*_as_list(config.callbacks), *own],
+                logger=self._loggers(),
+                plugins=plugins,
+                **kwargs,
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"`trainer`: {reason}") from error
 
     def _loggers(self) -> list[Logger]:
         steps_done = self.resumed.global_step if self.resumed else 0
@@ -226,50 +232,21 @@ class SegmentationCLI(LightningCLI):
             loggers.append(wandb_logger(tracking, self.run_dir))
         return [*loggers, *(_as_list(given) if not isinstance(given, bool) else [])]
 
-    def check_resumed_model(self) -> None:
-        """Raise UserError where the checkpoint to resume from holds another network."""
-        if self.resumed is None:
-            return
-        for key, value in self.model.spec.items():
-            before = self.resumed.spec.get(key)
-            if before != value:
-                raise UserError(
-                    f"`ckpt_path` {self.resumed.path}: {key} is {before!r} in the checkpoint, "
-                    f"{value!r} here"
-                )
+    def check(self) -> None:
+        """Raise UserError for what would stop the run later: nothing is written so far."""
+        self.datamodule.trainer = self.trainer  # has the number of devices
+        self.datamodule.setup("fit")
+        check_limits(self.trainer, self.datamodule)
+        check_batch(self.model, self.datamodule.batch_size // self.trainer.world_size)
+        optimizer, _ = self.model.build_optimizer(total_steps=1)
+        if self.resumed:
+            check_resumable(self.resumed, self.model, self.trainer, self.datamodule, optimizer)
 
     def save_config(self) -> None:
         """Write the full configuration to the run folder and to the loggers."""
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"`run_dir` {self.run_dir}: cannot be made ({error.strerror})"
-            ) from error
         self.parser.save(self.full_config, self.run_dir / "config.yaml", overwrite=True)
         for logger in wandb_loggers(self.trainer):
             logger.log_hyperparams(self.full_config.clone(with_meta=False).as_dict())
-
-
-def read_resume_point(path: str) -> ResumePoint:
-    """Read what the command line needs of a checkpoint, and leave its tensors in the file.
-
-    Args:
-        path: A checkpoint's file.
-
-    Raises:
-        UserError: The file is not a checkpoint of this project.
-    """
-    checkpoint = read_checkpoint(path, mmap=True)
-    return ResumePoint(path, checkpoint["global_step"], checkpoint["skseg"]["task"])
-
-
-def _check_precision(precision: str | int | None, accelerator: str) -> None:
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if on_cpu and str(precision).startswith("16"):  # Lightning would use bf16 without a warning
-        raise UserError(
-            f"`trainer.precision` {precision} is for GPUs; on a CPU use bf16-mixed or 32-true"
-        )
 
 
 # Lightning's warnings about what this project does on purpose.
@@ -306,7 +283,8 @@ def main(args: Sequence[str] | None = None) -> int:
         dump_header=[f"pytorch_lightning=={pl.__version__}"],  # of config.yaml, as LightningCLI's
     )
     arguments = None if args is None else list(args)
-    return exit_code(parser, lambda: fit(SegmentationCLI(parser, arguments)))
+    with ExitStack() as context:
+        return exit_code(parser, lambda: fit(SegmentationCLI(parser, arguments, context)))
 
 
 def fit(cli: SegmentationCLI) -> int:
@@ -318,14 +296,12 @@ def fit(cli: SegmentationCLI) -> int:
 
     Examples:
         skseg fit --config configs/streets.yaml --run_dir runs/demo
-        skseg fit --config configs/streets.yaml --run_dir runs/demo --ckpt_path last
+        skseg fit --config configs/streets.yaml --run_dir runs/demo --ckpt_path auto
 
     Args:
         cli: The parsed command line, with model, data and trainer built.
     """
-    cli.datamodule.trainer = cli.trainer  # has the number of devices
-    cli.datamodule.setup("fit")  # finds missing data before a folder is made
-    cli.check_resumed_model()
+    cli.check()
     if cli.model.criterion.needs_class_weights:
         weights = inverse_log_weights(cli.datamodule.train_counts())
         cli.model.criterion.set_class_weights(weights)
@@ -334,7 +310,10 @@ def fit(cli: SegmentationCLI) -> int:
         if cli.model.conversion is not None:
             print(cli.model.conversion)
     ckpt_path = cli.resumed.path if cli.resumed else None
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
+    with cli.stop.handled():
+        cli.trainer.fit(
+            cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True
+        )
     if cli.trainer.is_global_zero:
         _print_end(cli)
     return 0
@@ -343,9 +322,11 @@ def fit(cli: SegmentationCLI) -> int:
 def _print_end(cli: SegmentationCLI) -> None:
     console = Console()
     confusion = cli.model.last_confusion
-    if confusion is not None:
+    if confusion is not None and cli.last.validated is not None:
         record = pixel_record(confusion, cli.model.class_names)
-        console.print(iou_table(record, f"{cli.datamodule.eval_split}, last epoch"))
+        weights = "averaged weights" if cli.config_init.ema is not None else "weights"
+        place = f"{weights} of epoch {cli.last.validated.epoch}, step {cli.last.validated.step}"
+        console.print(iou_table(record, f"{cli.datamodule.eval_split}, {place}"))
     if cli.pictures.last:
         console.print(f"picture    {cli.pictures.last}", soft_wrap=True)
     console.print(f"checkpoint {cli.last.path}", soft_wrap=True)

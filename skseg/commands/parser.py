@@ -44,6 +44,7 @@ _REQUIRED = "the following arguments are required: "
 _INVALID = re.compile(r'^Parser key "([\w.]+)"( element \d+)?:\s*')
 _NESTED = re.compile(r'Parser key "([\w.]+)":')
 _EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*)\])")
+_RESTRICTION = re.compile(r"does not conform to restriction v(.*)")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _NO_KEY = re.compile(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.]+)'")
 _POSITIONAL = "given_by_position"
@@ -113,6 +114,7 @@ def _describe_invalid(key: str, reason: str) -> str:
     *outer, innermost = _NESTED.split(reason)  # text, key, text, key, text
     key = ".".join([key, *outer[1::2]])
     kinds = [a or f"one of {b}" for a, b in _EXPECTED.findall(innermost) if a != "NoneType"]
+    kinds += [f"a number {rule}" for rule in _RESTRICTION.findall(innermost)]
     value = _VALUE.search(innermost)
     if kinds and value:
         return f"--{key}: must be {' or '.join(dict.fromkeys(kinds))}, got {value[1]}"

@@ -1,7 +1,10 @@
 """Run folders: where a run is, its checkpoint, and the data it was trained on."""
 
+import fcntl
 import os
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +14,8 @@ import yaml
 from skseg.commands.flags import DataFlags
 from skseg.data import default_root
 from skseg.errors import UserError
+
+_LOCK = ".lock"  # file that the process of a run keeps locked
 
 
 class DataSource(NamedTuple):
@@ -111,38 +116,138 @@ def read_data(config: Path) -> DataSource | None:
         raise UserError(f"{config}: is not the configuration of a run; give `data.name`") from None
 
 
-def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> tuple[Path, str | None]:
+class RunPlace(NamedTuple):
+    """Where a run is written, and what it resumes from.
+
+    Attributes:
+        folder: The run's folder; it may not exist yet.
+        checkpoint: The checkpoint to resume from, None for a start from the first step.
+        is_named: Whether the user named the folder.
+    """
+
+    folder: Path
+    checkpoint: str | None
+    is_named: bool
+
+
+def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> RunPlace:
     """Choose a run's folder and find the checkpoint to resume from.
 
     Args:
         run_dir: Folder that the user named.
-        ckpt_path: "last", a checkpoint's file, or None for a new run.
+        ckpt_path: A checkpoint's file; "last" for the latest checkpoint; "auto" for the latest
+            checkpoint of `run_dir` if it has one; None for a new run.
         stem: Name of the config; folders that the user did not name are in runs/STEM.
 
-    Returns:
-        The folder, and the checkpoint's path or None for a new run.
+    Raises:
+        UserError: There is no such checkpoint, or the folder holds another run.
+    """
+    parent = Path("runs") / stem
+    folder = Path(run_dir) if run_dir else _new_folder(parent)
+    is_named = run_dir is not None
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"`run_dir` {folder}: is a file")
+    last = folder / "checkpoints" / "last.ckpt"
+    if ckpt_path == "auto":
+        if not is_named:
+            raise UserError("`ckpt_path` auto requires `run_dir`, the folder to go on in")
+        ckpt_path = str(last) if last.is_file() else None
+    elif ckpt_path == "last":
+        last = last if is_named else _latest(parent)
+        if not last.is_file():
+            raise UserError(
+                f"`ckpt_path` last: there is no {last}; `ckpt_path` auto starts a run that has no "
+                "checkpoint yet"
+            )
+        folder, ckpt_path = last.parents[1], str(last)
+    elif ckpt_path is not None and not Path(ckpt_path).is_file():
+        raise UserError(f"`ckpt_path` {ckpt_path}: no such file; give a file, 'last' or 'auto'")
+    # The other processes of a job may find the folder that the main process has made.
+    if is_main_process():
+        _check_folder(folder, ckpt_path)
+    return RunPlace(folder, ckpt_path, is_named)
+
+
+def _latest(parent: Path) -> Path:
+    """Return the latest checkpoint of the runs in a folder, or a path that does not exist."""
+    found = parent.glob("*/checkpoints/last.ckpt")
+    return max(found, key=lambda p: p.stat().st_mtime, default=parent / "*/checkpoints/last.ckpt")
+
+
+def _check_folder(folder: Path, checkpoint: str | None) -> None:
+    """Raise UserError if a folder holds something else than the run of the checkpoint.
+
+    A run that ended before its first checkpoint may start again in its folder.
+    """
+    if checkpoint is not None and Path(checkpoint).resolve().parent == _checkpoints(folder):
+        return
+    found = [p for p in folder.iterdir() if p.name != _LOCK] if folder.is_dir() else []
+    is_unstarted = (folder / "config.yaml").is_file() and not any(
+        _checkpoints(folder).glob("*.ckpt")
+    )
+    if not found or (is_unstarted and checkpoint is None):
+        return
+    if checkpoint is not None:
+        raise UserError(
+            f"`run_dir` {folder} is not the folder of `ckpt_path` {checkpoint}, and not empty: "
+            "name a new folder, or the checkpoint's own"
+        )
+    raise UserError(
+        f"`run_dir` {folder} holds a run already: name another folder, or resume it with "
+        "`ckpt_path` auto"
+    )
+
+
+def _checkpoints(folder: Path) -> Path:
+    return folder.resolve() / "checkpoints"
+
+
+@contextmanager
+def claimed(place: RunPlace) -> Iterator[Path]:
+    """Make a run's folder, and keep other runs out of it while the context lasts.
+
+    Args:
+        place: The folder. If the user did not name it and another run claims it first, a number is
+            added to its name.
+
+    Yields:
+        The folder. A folder that is made here and is still empty at the end is removed.
 
     Raises:
-        UserError: There is no such checkpoint, or a new run would use the folder of another one.
+        UserError: The folder cannot be made, or another run uses it.
     """
-    if ckpt_path == "last":
-        searched = Path(run_dir) if run_dir else Path("runs") / stem
-        found = sorted(searched.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise UserError(f"`ckpt_path` last: no checkpoint below {searched}")
-        return Path(run_dir) if run_dir else found[-1].parents[1], str(found[-1])
-    if ckpt_path is not None and not Path(ckpt_path).is_file():
-        raise UserError(f"`ckpt_path` {ckpt_path}: no such file; give a file, or 'last'")
-    path = Path(run_dir) if run_dir else _new_folder(Path("runs") / stem)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"`run_dir` {path}: is a file")
-    # The other processes of a job may find the folder that the main process has made.
-    if ckpt_path is None and is_main_process() and path.is_dir() and any(path.iterdir()):
-        raise UserError(
-            f"`run_dir` {path} holds a run already: name another folder, or resume it with "
-            "`ckpt_path` last"
-        )
-    return path, ckpt_path
+    folder = place.folder
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=place.is_named)
+        lock = (folder / _LOCK).open("a+", encoding="utf-8")
+    except FileExistsError:
+        with claimed(place._replace(folder=_new_folder(folder.parent))) as other:
+            yield other
+        return
+    except OSError as error:
+        raise UserError(f"`run_dir` {folder}: cannot be made ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"`run_dir` {folder} is in use by {lock.read().strip() or 'another run'}"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        lock.truncate(0)
+        now = datetime.now().isoformat(" ", "seconds")
+        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        lock.flush()
+        try:
+            yield folder
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for path in made:
+                    path.rmdir()
 
 
 def is_main_process() -> bool:

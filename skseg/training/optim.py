@@ -42,6 +42,8 @@ class Schedule:
             raise UserError("`power` belongs to the schedule poly; cosine has none")
         if self.warmup_steps < 0:
             raise UserError(f"`warmup_steps` must be at least 0, got {self.warmup_steps}")
+        if self.power is not None and not self.power > 0:
+            raise UserError(f"`power` must be above 0, got {self.power}")
 
     def factor(self, step: int, total_steps: int) -> float:
         """Return the rate over its peak, 0 to 1, at an iteration counted from 0."""
@@ -136,4 +138,27 @@ def build_optimizer(
     defaults = make(model.parameters()).defaults  # what the user's lr and weight_decay are
     lr, weight_decay = defaults["lr"], defaults.get("weight_decay", 0.0)
     optimizer = make(parameter_groups(model, lr, weight_decay, **groups))
-    return optimizer, LambdaLR(optimizer, partial(schedule.factor, total_steps=total_steps))
+    optimizer.register_load_state_dict_pre_hook(_keep_settings)
+    return optimizer, _Rates(optimizer, partial(schedule.factor, total_steps=total_steps))
+
+
+class _Rates(LambdaLR):
+    """The schedule of a run. A resumed run continues at the step, with the rates of its own."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the step of a checkpoint."""
+        self.last_epoch = state_dict["last_epoch"]  # torch's name of the step
+        self._step_count = state_dict["_step_count"]
+        rates = zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True)
+        for group, peak, factor in rates:
+            group["lr"] = peak * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def _keep_settings(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Load the moments of a checkpoint, and keep the rates and other settings of this run."""
+    groups = [
+        {**group, "params": saved["params"]}
+        for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True)
+    ]
+    return {**state_dict, "param_groups": groups}

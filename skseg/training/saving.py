@@ -1,29 +1,42 @@
-"""When a run saves its checkpoints: after epochs, every n steps, on SIGTERM, and the best one."""
+"""When a run saves its checkpoints: after epochs, every n steps, on a signal, and the best one."""
 
 import json
-import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from signal import Signals
+from typing import Any, NamedTuple, NoReturn
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from skseg.errors import UserError
 from skseg.files import whole_file
 from skseg.metrics import pixel_record
+from skseg.training.resuming import facts_of
+from skseg.training.stopping import StopSignals
 from skseg.training.task import SegmentationTask, as_task
 from skseg.types import Batch
 
 
-class RunCheckpoint(Checkpoint):
-    """Save `last.ckpt` after every epoch, every n steps, and on SIGTERM.
+class Validated(NamedTuple):
+    """Which weights the latest scores are of.
 
-    Also save `best.ckpt`, and its scores in `best.json`: the highest val/miou among the validations
-    at the end of an epoch, the first of equals.
+    Attributes:
+        epoch: Epochs begun, from 1.
+        step: Optimizer steps done.
+    """
+
+    epoch: int
+    step: int
+
+
+class RunCheckpoint(Checkpoint):
+    """Save `last.ckpt` after every epoch, every n steps, and when a signal ends the run.
+
+    Also save `best.ckpt`, and its scores in `best.json`: the highest val/miou of all validations,
+    the first of equals. The last weights of a run are always validated, whatever the interval.
 
     It replaces Lightning's ModelCheckpoint, whose checkpoint in the middle of an epoch lacks the
     metrics of its step and, before a validation, the validation.
@@ -31,14 +44,22 @@ class RunCheckpoint(Checkpoint):
     Args:
         directory: Folder of the checkpoints.
         every_n_steps: Optimizer steps between two `last.ckpt`; only after epochs when None.
+        stop: The signals that end the run.
     """
 
-    def __init__(self, directory: Path, every_n_steps: int | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        every_n_steps: int | None,
+        stop: StopSignals,
+    ) -> None:
         self.directory = directory
         self.every_n_steps = every_n_steps
-        self._sigterm = _Sigterm()
+        self.validated: Validated | None = None
+        self._facts: dict[str, Any] = {}
+        self._stop = stop
+        self._in_validation = False  # whether a signal stops the run in a validation
         self._saved = 0  # optimizer steps done at the latest checkpoint
-        self._validated = -1  # optimizer steps done at the latest validation
         self._best = -1.0  # the highest val/miou so far
 
     @property
@@ -48,7 +69,7 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def best(self) -> Path:
-        """The best checkpoint's file; the first validation at the end of an epoch writes it."""
+        """The best checkpoint's file; the first validation writes it."""
         return self.directory / "best.ckpt"
 
     @property
@@ -57,8 +78,8 @@ class RunCheckpoint(Checkpoint):
         return self.directory / "best.json"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the score that a resumed run must beat."""
-        return {"best": self._best}
+        """Return the score that a resumed run must beat, and the facts that it must share."""
+        return {"best": self._best, "facts": self._facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the score from a checkpoint."""
@@ -68,10 +89,22 @@ class RunCheckpoint(Checkpoint):
         """Use the folder of process 0 in all processes."""
         self.directory = trainer.strategy.broadcast(self.directory)
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Handle signals in place of Lightning."""
+        self._stop.install()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting at the step of the resumed checkpoint, and handle SIGTERM."""
+        """Start counting at the step of the resumed checkpoint."""
         self._saved = trainer.global_step
-        self._sigterm.handle()
+        self._facts = facts_of(trainer, getattr(trainer, "datamodule", None), trainer.optimizers[0])
+        self._stop.install()
+        self._validate_last_epoch(trainer)
+        if signal := self._stop.arrived(trainer):
+            self._end(trainer, signal)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate after the last epoch, whatever the interval."""
+        self._validate_last_epoch(trainer)
 
     def on_train_batch_end(
         self,
@@ -82,43 +115,99 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save in the middle of an epoch if a checkpoint is due."""
+        by_steps = trainer.check_val_every_n_epoch is None
+        if trainer.global_step == trainer.max_steps or (
+            by_steps and _in_last_epoch(trainer) and _in_last_batch(trainer)
+        ):
+            trainer.should_stop = True
+        if trainer.should_stop and not by_steps:
+            trainer.check_val_every_n_epoch = 1  # Lightning validates before it stops
         # A validation or the end of the epoch comes first: it belongs to the steps done. And
         # gradients that accumulate over more batches are in no checkpoint.
         if _is_followed(trainer, batch_idx) or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        terminated = self._sigterm.arrived(trainer)
+        signal = self._stop.arrived(trainer)
         steps = trainer.global_step - self._saved
-        if terminated or (self.every_n_steps and steps >= self.every_n_steps):
+        if signal or (self.every_n_steps and steps >= self.every_n_steps):
             self._save_last(trainer, pl_module, batch["name"])
-        if terminated:
-            self._end(trainer)
+        if signal:
+            self._end(trainer, signal)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after the epoch and its validation."""
         # The best checkpoint first: a run killed in between resumes before it and saves it again.
-        self._save_best(trainer, as_task(pl_module))
+        if _in_last_batch(trainer):
+            self._save_best(trainer, as_task(pl_module))
         self._save_last(trainer, pl_module, [])
-        if self._sigterm.arrived(trainer):
-            self._end(trainer)
+        if signal := self._stop.arrived(trainer):
+            self._end(trainer, signal)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop a validation on a signal; the resumed run does all of it again."""
+        signal = self._stop.arrived(trainer)
+        if signal is None:
+            return
+        if not trainer.sanity_checking:
+            _restore_trained_weights(trainer, pl_module)
+            self._in_validation = True
+            self._save_last(trainer, pl_module, [])
+        self._end(trainer, signal)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the step that the latest scores belong to."""
-        if not trainer.sanity_checking:
-            self._validated = trainer.global_step
+        """Remember which weights the scores are of; save the best within an epoch."""
+        if trainer.sanity_checking:
+            return
+        self.validated = Validated(trainer.current_epoch + 1, trainer.global_step)
+        if not _in_last_batch(trainer):
+            self._save_best(trainer, as_task(pl_module))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say in Lightning's counters where a resumed run starts."""
+        loop = checkpoint["loops"]["fit_loop"]
+        epochs, finished = loop["epoch_progress"], 0
+        if self._in_validation and not trainer.should_stop:
+            # A resumed run does the validation from its start.
+            for counts in loop["epoch_loop.val_loop.batch_progress"].values():
+                if isinstance(counts, dict):
+                    counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        elif self._in_validation and _in_last_batch(trainer):
+            finished = 1  # nothing is left to train
+        elif _is_finished(epochs) and not _in_last_batch(trainer):
+            finished = -1  # stopped by a limit within the epoch, which Lightning counts as done
+        for counts in epochs.values():
+            counts["processed"] += finished
+
+    @staticmethod
+    def _validate_last_epoch(trainer: pl.Trainer) -> None:
+        if trainer.check_val_every_n_epoch and _in_last_epoch(trainer):
+            trainer.check_val_every_n_epoch = 1
 
     def _save_best(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
-        miou = float(trainer.callback_metrics.get("val/miou", torch.nan))
-        if self._validated != trainer.global_step or not miou > self._best:
+        if self.validated is None or self.validated.step != trainer.global_step:
+            return
+        assert task.last_confusion is not None
+        record = pixel_record(task.last_confusion, task.class_names)
+        miou = record["miou"]
+        if miou is None or not miou > self._best:
             return
         self._best = miou
         _check_weights(task, trainer.global_step, [], self.path)
         trainer.save_checkpoint(self.best, weights_only=False)
         if trainer.is_global_zero:
-            assert task.last_confusion is not None
             place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            record = {**place, **pixel_record(task.last_confusion, task.class_names)}
             with whole_file(self.evaluation) as part:
-                part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+                text = json.dumps({**place, **record}, indent=1, allow_nan=False)
+                part.write_text(text + "\n", encoding="utf-8")
 
     def _save_last(
         self, trainer: pl.Trainer, module: pl.LightningModule, names: Sequence[str]
@@ -127,12 +216,14 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = trainer.global_step
 
-    def _end(self, trainer: pl.Trainer) -> None:
-        rank_zero_info(
-            f"SIGTERM: saved {self.path} after step {trainer.global_step}; "
-            "resume with --ckpt_path last"
-        )
-        raise SystemExit(128 + signal.SIGTERM)
+    def _end(self, trainer: pl.Trainer, signal: Signals) -> NoReturn:
+        folder = self.directory.parent
+        if trainer.global_step:
+            done = f"saved {self.path} after step {trainer.global_step}"
+        else:
+            done = "stopped before the first step"
+        rank_zero_info(f"{signal.name}: {done}; go on with --run_dir {folder} --ckpt_path auto")
+        raise SystemExit(128 + signal)
 
 
 class FinishedEpochs(Callback):
@@ -150,7 +241,7 @@ class FinishedEpochs(Callback):
     ) -> None:
         """Correct Lightning's counters before they are restored."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
-        self._starts_epoch = progress["current"]["processed"] == progress["current"]["started"]
+        self._starts_epoch = _is_finished(progress)
         if self._starts_epoch:
             for counts in progress.values():
                 counts["completed"] = counts["processed"]
@@ -159,27 +250,6 @@ class FinishedEpochs(Callback):
         """Start the epoch from its first batch."""
         if self._starts_epoch:
             trainer.fit_loop.epoch_loop.restarting = False
-
-
-class _Sigterm:
-    """Remembers that SIGTERM arrived, in place of Lightning's handler.
-
-    Lightning's handler blocks if several processes get the signal.
-    """
-
-    def __init__(self) -> None:
-        self._arrived = False
-
-    def handle(self) -> None:
-        """Install the handler; Lightning restores the previous one after the fit."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        self._arrived = True
-
-    def arrived(self, trainer: pl.Trainer) -> bool:
-        """Whether it arrived in any process; all processes must ask."""
-        return trainer.strategy.reduce_boolean_decision(self._arrived, all=False)
 
 
 def _check_weights(module: nn.Module, step: int, names: Sequence[str], latest: Path) -> None:
@@ -195,9 +265,31 @@ def _check_weights(module: nn.Module, step: int, names: Sequence[str], latest: P
 
 def _is_followed(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether a validation or the end of the epoch follows a batch."""
-    if batch_idx + 1 == trainer.num_training_batches:
+    if batch_idx + 1 == trainer.num_training_batches or trainer.should_stop:
         return True
     over_epochs = trainer.check_val_every_n_epoch is None
     done = (trainer.fit_loop.total_batch_idx if over_epochs else batch_idx) + 1
     interval: float | None = trainer.val_check_batch  # None where the clock decides
     return interval is not None and done % interval == 0
+
+
+def _is_finished(epoch_progress: dict[str, dict[str, int]]) -> bool:
+    """Whether Lightning's counters in a checkpoint say that the latest epoch is done."""
+    current = epoch_progress["current"]
+    return current["processed"] == current["started"]
+
+
+def _in_last_epoch(trainer: pl.Trainer) -> bool:
+    return trainer.current_epoch + 1 == trainer.max_epochs
+
+
+def _in_last_batch(trainer: pl.Trainer) -> bool:
+    """Whether the epoch's last batch has begun."""
+    return trainer.fit_loop.batch_idx + 1 >= trainer.num_training_batches
+
+
+def _restore_trained_weights(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Undo what averaging does for the time of a validation."""
+    for callback in getattr(trainer, "callbacks", []):
+        if isinstance(callback, WeightAveraging):
+            callback.on_validation_epoch_end(trainer, module)

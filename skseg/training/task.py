@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchvision.models.segmentation.fcn import FCNHead
 
 from skseg.convert import Conversion
 from skseg.convert.restore import restore_units
 from skseg.encoders import SKSettings, has_sk_units, weights_normalization
-from skseg.errors import UserError
+from skseg.errors import UserError, check_values
 from skseg.inference import padded_side, predict_logits
 from skseg.metrics import confusion_matrix, scores
 from skseg.models import build_model, input_rule
@@ -93,6 +95,19 @@ class SegmentationTask(pl.LightningModule):
         loss: list[Loss] | None = None,
     ) -> None:
         super().__init__()
+        rules = {
+            "decoder_lr_factor": (decoder_lr_factor >= 0, "at least 0"),
+            "layer_decay": (layer_decay > 0, "above 0"),
+            "auxiliary_weight": (auxiliary_weight >= 0, "at least 0"),
+        }
+        check_values(
+            {
+                "decoder_lr_factor": decoder_lr_factor,
+                "layer_decay": layer_decay,
+                "auxiliary_weight": auxiliary_weight,
+            },
+            rules,
+        )
         # Plain values: a checkpoint holds them, and no code, to rebuild the model.
         self.spec: dict[str, Any] = {
             "class_names": list(class_names),
@@ -153,20 +168,30 @@ class SegmentationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule, which is stepped once per iteration."""
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = build_optimizer(
-            self.make_optimizer,
-            self.schedule,
-            self.model,
-            total,
-            decoder_lr_factor=self.decoder_lr_factor,
-            layer_decay=self.layer_decay,
-            auxiliary=self.auxiliary,
-        )
+        optimizer, scheduler = self.build_optimizer(int(self.trainer.estimated_stepping_batches))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def build_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler]:
+        """Build the optimizer of a run of so many steps, and its schedule.
+
+        Raises:
+            UserError: The optimizer refuses a value, such as a negative `lr`.
+        """
+        try:
+            return build_optimizer(
+                self.make_optimizer,
+                self.schedule,
+                self.model,
+                total_steps,
+                decoder_lr_factor=self.decoder_lr_factor,
+                layer_decay=self.layer_decay,
+                auxiliary=self.auxiliary,
+            )
+        except (ValueError, TypeError) as error:
+            raise UserError(f"`optimizer`: {error}") from error
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the `loss` of a batch of crops, and the values to `log`.
@@ -231,11 +256,13 @@ class SegmentationTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole set, summed over all processes."""
-        self.last_confusion = self.confusion.compute()
+        confusion = self.confusion.compute()
         self.confusion.reset()
         self.log("val/loss", self.val_loss.compute(), prog_bar=True)
         self.val_loss.reset()
-        values = scores(self.last_confusion)
+        if not self.trainer.sanity_checking:  # which scores a few images of an untrained network
+            self.last_confusion = confusion
+        values = scores(confusion)
         self.log("val/miou", values["miou"], prog_bar=True)
         self.log("val/pixel_accuracy", values["pixel_accuracy"])
         self.log("val/mean_accuracy", values["mean_accuracy"])

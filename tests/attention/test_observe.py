@@ -185,7 +185,7 @@ def test_networks_must_be_alike(streets_root: Path) -> None:
     tasks = [task_of(), task_of(sk=SKSettings(branches=[[3], [5]]))]
     assert selecting_units(tasks[0].model) == selecting_units(tasks[1].model)  # both span 3 and 5
     for other, what in (tasks[1], "sk"), (task_of(arch="unet"), "arch"):
-        with pytest.raises(UserError, match=f"no repetitions of one another: {what} differ"):
+        with pytest.raises(UserError, match=f"one network and data set; they differ in {what}"):
             observe_attention([tasks[0], other], get_dataset("streets"), streets_root, "val")
 
 

@@ -1,7 +1,6 @@
 """A user's mistakes on the command line of fit: one clear error, no stack trace, nothing made."""
 
 import csv
-import os
 import resource
 import shutil
 import subprocess
@@ -14,8 +13,6 @@ import torch
 from running import REPOSITORY
 
 from skseg.commands.fit import main as fit
-from skseg.commands.runs import find_run
-from skseg.errors import UserError
 from skseg.models import ARCHS, build_model
 from skseg.nn import SKConv2d
 from skseg.training.task import SegmentationTask, load_model
@@ -65,7 +62,38 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
             " [0.4980, 0.4980, 0.4980] and ",
         ),
         (["--ckpt_path", "nothing.ckpt"], "--ckpt_path nothing.ckpt: no such file"),
-        (["--ckpt_path", "last"], "--ckpt_path last: no checkpoint below"),
+        (["--ckpt_path", "last"], "--ckpt_path last: there is no "),
+        (["--trainer.enable_checkpointing", "false"], "--trainer.enable_checkpointing False"),
+        (
+            ["--trainer.default_root_dir", "x"],
+            "--trainer.default_root_dir x is not used; set --run",
+        ),
+        (["--trainer.use_distributed_sampler", "true"], "--trainer.use_distributed_sampler True"),
+        (
+            ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:05"],
+            "--trainer.max_epochs -1 leaves the schedule without a number of steps",
+        ),
+        (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches 0"),
+        (["--trainer.limit_train_batches", "0.01"], "0.01 of 2 batches is less than one batch"),
+        (["--trainer.limit_val_batches", "0.01"], "0.01 of 3 batches is less than one batch"),
+        (["--trainer.val_check_interval", "3"], "--trainer.val_check_interval 3 is above the 2"),
+        (["--trainer.accelerator", "abacus"], "--trainer"),
+        (["--trainer.devices", "0"], "--trainer"),
+        (["--trainer.max_steps", "-5"], "--trainer"),
+        (["--trainer.limit_val_batches", "-1"], "--trainer"),
+        (["--model.optimizer.lr", "-1"], "--model.optimizer: Invalid learning rate"),
+        (["--model.optimizer.weight_decay", "-1"], "--model.optimizer: Invalid weight_decay"),
+        (["--model.decoder_lr_factor", "-1"], "--model.decoder_lr_factor must be at least 0"),
+        (["--model.layer_decay", "0"], "--model.layer_decay must be above 0"),
+        (["--model.auxiliary_weight", "-1"], "--model.auxiliary_weight must be at least 0"),
+        (
+            ["--model.schedule.name", "poly", "--model.schedule.power", "-5"],
+            "--model.schedule.power must be above 0",
+        ),
+        (
+            ["--model.arch", "deeplabv3", "--model.decoder", "null", "--data.batch_size", "1"],
+            "deeplabv3 with sknet_tiny cannot train on a single image",
+        ),
         (
             ["--model.schedule.name", "cosine", "--model.schedule.power", "2"],
             " belongs to the schedule poly",
@@ -367,32 +395,12 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
         assert all(value.isfinite().all() for value in state.values())
 
 
-def test_find_run_prefers_the_newest_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for age, run in enumerate(("b", "a", "c")):
-        folder = Path("runs") / "mine" / run / "checkpoints"
-        folder.mkdir(parents=True)
-        (folder / "last.ckpt").touch()
-        os.utime(folder / "last.ckpt", (1000 - age, 1000 - age))
-    path, ckpt = find_run(None, "last", "mine")
-    assert path == Path("runs/mine/b")
-    assert ckpt == "runs/mine/b/checkpoints/last.ckpt"
-    assert find_run("runs/mine/c", "last", "mine")[1] == "runs/mine/c/checkpoints/last.ckpt"
-    with pytest.raises(UserError, match="no checkpoint below runs/other"):
-        find_run(None, "last", "other")
-    fresh, none = find_run(None, None, "mine")
-    assert none is None
-    assert fresh.parent == Path("runs/mine")
-    assert not fresh.exists()
-
-
 @pytest.mark.parametrize(
     ("flag", "value", "expected"),
     [
         ("--trainer.max_epochs", "foo", "--trainer.max_epochs: must be int, got foo"),
         ("--data.batch_size", "x", "--data.batch_size: must be int, got x"),
+        ("--seed_everything", "-1", "--seed_everything: must be bool or a number >=0, got -1"),
         ("--model.sk.fuse_norm", "bach", "'batch', 'running', 'layer', 'none', got bach"),
         ("--model.sk", "{stages:9}", "{stages:9}"),
         ("--model.loss", "[{name:foo}]", "'name:foo'"),

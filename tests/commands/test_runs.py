@@ -1,12 +1,22 @@
 """What commands find in a run's folder, and what overrides it."""
 
+import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from skseg.commands.flags import DataFlags
-from skseg.commands.runs import DataSource, find_checkpoint, find_data, run_folder
+from skseg.commands.runs import (
+    DataSource,
+    RunPlace,
+    claimed,
+    find_checkpoint,
+    find_data,
+    find_run,
+    run_folder,
+)
 from skseg.errors import UserError
 
 
@@ -100,3 +110,96 @@ def test_runs_validated_on_several_splits_need_a_split(run: Path, tmp_path: Path
     with pytest.raises(UserError, match="test and val; choose `split`"):
         find_data(DataFlags(), [run, other])
     assert find_data(DataFlags(), [run, other], "train").split == "train"
+
+
+def test_last_is_the_newest_checkpoint_of_a_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("b", "a", "c")):
+        last = write_run(Path("runs/mine") / name) / "checkpoints" / "last.ckpt"
+        os.utime(last, (1000 - age, 1000 - age))
+    place = find_run(None, "last", "mine")
+    assert place.folder == Path("runs/mine/b")
+    assert place.checkpoint == "runs/mine/b/checkpoints/last.ckpt"
+    of_c = find_run("runs/mine/c", "last", "mine")
+    assert of_c.checkpoint == "runs/mine/c/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match="runs/other"):
+        find_run(None, "last", "other")
+    with pytest.raises(UserError, match=r"runs/mine/checkpoints/last\.ckpt"):
+        find_run("runs/mine", "last", "mine")  # a folder of runs is no run
+    fresh = find_run(None, None, "mine")
+    assert fresh.checkpoint is None
+    assert fresh.folder.parent == Path("runs/mine")
+    assert not fresh.folder.exists()
+
+
+def test_auto_starts_or_resumes(run: Path, tmp_path: Path) -> None:
+    assert find_run(str(run), "auto", "x").checkpoint == str(run / "checkpoints" / "last.ckpt")
+    assert find_run(str(tmp_path / "new"), "auto", "x").checkpoint is None
+    with pytest.raises(UserError, match="`run_dir`"):
+        find_run(None, "auto", "x")
+
+
+def test_a_run_that_left_no_checkpoint_starts_again(run: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        find_run(str(run), None, "x")
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    for ckpt_path in (None, "auto"):
+        assert find_run(str(run), ckpt_path, "x").checkpoint is None
+    (run / "config.yaml").unlink()
+    (run / "precious.txt").touch()
+    for ckpt_path in (None, "auto"):
+        with pytest.raises(UserError, match="holds a run already"):
+            find_run(str(run), ckpt_path, "x")
+
+
+def test_the_checkpoint_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other") / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"run is not the folder of .*other/checkpoints"):
+        find_run(str(run), str(other), "x")
+    place = find_run(str(tmp_path / "new"), str(other), "x")
+    assert place.checkpoint == str(other)
+    own = find_run(str(run), str(run / "checkpoints" / "best.ckpt"), "x")
+    assert own.folder == run
+
+
+def _claim(place: RunPlace, ready: object, done: object) -> None:
+    with claimed(place):
+        ready.put(os.getpid())  # type: ignore[attr-defined]
+        done.get()  # type: ignore[attr-defined]
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    place = RunPlace(tmp_path / "a" / "run", None, True)
+    processes = multiprocessing.get_context("fork")
+    ready, done = processes.Queue(), processes.Queue()
+    process = processes.Process(target=_claim, args=(place, ready, done))
+    process.start()
+    pid = ready.get()
+    with pytest.raises(UserError, match=f"in use by process {pid} on "), claimed(place):
+        pass
+    with claimed(place._replace(is_named=False)) as folder:
+        assert folder != place.folder
+        assert folder.is_dir()
+    assert not folder.exists()
+    done.put(None)
+    process.join()
+    assert not (tmp_path / "a").exists()  # nothing was written
+    with claimed(place) as folder:
+        (folder / "config.yaml").touch()
+    assert [path.name for path in place.folder.iterdir()] == ["config.yaml"]
+
+
+def test_a_killed_run_leaves_its_folder_free(tmp_path: Path) -> None:
+    place = RunPlace(tmp_path / "run", None, True)
+    processes = multiprocessing.get_context("fork")
+    ready, done = processes.Queue(), processes.Queue()
+    process = processes.Process(target=_claim, args=(place, ready, done))
+    process.start()
+    ready.get()
+    process.kill()
+    process.join()
+    with claimed(place) as folder:
+        assert folder == place.folder

@@ -19,14 +19,24 @@ class SendSignal(pl.Callback):
     Args:
         after_step: Optimizer steps done, of all steps of the run.
         number: The signal.
+        where: "batch"; "validation", the first batch of the validation after the step; or "sanity",
+            the validation before the first step.
     """
 
-    def __init__(self, after_step: int, number: int) -> None:
+    def __init__(self, after_step: int, number: int, where: str = "batch") -> None:
         self.after_step = after_step
         self.number = number
+        self.where = where
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.after_step:
+        if self.where == "batch" and trainer.global_step == self.after_step:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        where = "sanity" if trainer.sanity_checking else "validation"
+        if self.where == where and trainer.global_step == self.after_step and batch_idx == 1:
             os.kill(os.getpid(), self.number)
 
 
@@ -35,9 +45,9 @@ def kill_after(step: int) -> list[str]:
     return callback("killed_fit.SendSignal", after_step=step, number=int(signal.SIGKILL))
 
 
-def terminate_after(step: int) -> list[str]:
-    """Return arguments with which the process gets SIGTERM after a step."""
-    return callback("killed_fit.SendSignal", after_step=step, number=int(signal.SIGTERM))
+def stop_after(step: int, number: int = signal.SIGTERM, where: str = "batch") -> list[str]:
+    """Return arguments with which the process gets a signal that it handles after a step."""
+    return callback("killed_fit.SendSignal", after_step=step, number=int(number), where=where)
 
 
 def _die_while_writing(count: int) -> None:

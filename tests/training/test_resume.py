@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import multiprocessing
 import signal
 from collections.abc import Iterable
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed_fit import kill_after, run, terminate_after
+from killed_fit import kill_after, run, stop_after
 from small_fit import small_fit
+
+from skseg.commands.fit import main
+from skseg.training.optim import Schedule
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["skseg.commands.fit"])  # importing it takes long
@@ -141,16 +145,171 @@ def test_lost_steps_are_done_again_and_logged_once(
     assert_same_run(whole, tmp_path / "run")
 
 
-def test_sigterm_saves_first(whole: Path, streets_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "place", "after", "saved"),
+    [
+        (signal.SIGTERM, "batch", 4, 5),
+        (signal.SIGINT, "batch", 4, 5),
+        (signal.SIGUSR1, "batch", 4, 5),
+        (signal.SIGINT, "validation", 6, 6),  # at the end of the second epoch
+        (signal.SIGTERM, "validation", 9, 9),  # at the end of the run
+    ],
+    ids=str,
+)
+def test_a_signal_saves_first(
+    number: signal.Signals,
+    place: str,
+    after: int,
+    saved: int,
+    whole: Path,
+    streets_root: Path,
+    tmp_path: Path,
+) -> None:
     args = arguments(streets_root, tmp_path / "run", "--data.num_workers", 1)
+    args += ["--ckpt_path", "auto"]
     output = tmp_path / "output.txt"
-    assert fit([*args, *terminate_after(4)], output) == 128 + signal.SIGTERM
-    assert "after step 5; resume with --ckpt_path last" in output.read_text()
+    assert fit([*args, *stop_after(after, number, place)], output) == 128 + number
+    message = f"after step {saved}; go on with --run_dir {tmp_path / 'run'} --ckpt_path auto"
+    assert message in output.read_text()
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 5
-    assert fit([*args, "--ckpt_path", "last"], output) == 0
+    assert checkpoint["global_step"] == saved
+    assert fit(args, output) == 0
     assert "Traceback" not in output.read_text()
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_signal_before_the_first_step(whole: Path, streets_root: Path, tmp_path: Path) -> None:
+    args = arguments(streets_root, tmp_path / "run", "--ckpt_path", "auto")
+    output = tmp_path / "output.txt"
+    stop = stop_after(0, signal.SIGTERM, "sanity")
+    assert fit([*args, *stop], output) == 128 + signal.SIGTERM
+    assert "before the first step" in output.read_text()
+    assert fit(args, output) == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_the_averaged_weights_survive_a_stop_in_a_validation(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--ema", "0.9", "--ckpt_path", "auto"]
+    output = tmp_path / "output.txt"
+    assert fit(arguments(streets_root, tmp_path / "whole", *more), output) == 0
+    args = arguments(streets_root, tmp_path / "run", *more)
+    stop = stop_after(6, signal.SIGINT, "validation")
+    assert fit([*args, *stop], output) == 128 + signal.SIGINT
+    assert fit(args, output) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_limit_within_an_epoch_does_not_skip_its_rest(
+    whole: Path, streets_root: Path, tmp_path: Path
+) -> None:
+    args = arguments(streets_root, tmp_path / "run", "--ckpt_path", "auto")
+    output = tmp_path / "output.txt"
+    for steps in (2, 4):
+        assert fit([*args, "--trainer.max_steps", str(steps)], output) == 0
+        scores = rows(tmp_path / "run")[-1]
+        assert (int(scores["step"]), scores["val/miou"] != "") == (steps - 1, True)
+    assert fit(args, output) == 0
+    steps = [int(row["step"]) for row in rows(tmp_path / "run") if row["train/loss"]]
+    assert steps == list(range(9))
+    positions = [row["epoch"] for row in rows(tmp_path / "run") if row["train/loss"]]
+    assert positions == ["0", "0", "0", "1", "1", "1", "2", "2", "2"]
+    assert "Traceback" not in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "validated"),
+    [
+        (["--trainer.check_val_every_n_epoch", 2], [5, 8]),
+        (["--trainer.check_val_every_n_epoch", 9], [8]),
+        (["--trainer.check_val_every_n_epoch", 9, "--trainer.max_steps", 5], [4]),
+        (
+            ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 2],
+            [1, 3, 5, 7, 8],
+        ),
+    ],
+    ids=str,
+)
+def test_the_last_weights_are_validated_and_the_best_are_kept(
+    more: list, validated: list[int], streets_root: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.txt"
+    assert fit(arguments(streets_root, tmp_path / "run", *more), output) == 0
+    scores = {int(r["step"]): float(r["val/miou"]) for r in rows(tmp_path / "run") if r["val/miou"]}
+    assert list(scores) == validated
+    epoch = min(3, validated[-1] // 3 + 1)
+    assert f"weights of epoch {epoch}, step {validated[-1] + 1}" in output.read_text()
+    best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert best["step"] - 1 == max(scores, key=scores.__getitem__)
+    assert best["miou"] == pytest.approx(max(scores.values()), rel=1e-6)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert saved["global_step"] == best["step"]
+
+
+def test_a_run_resumes_from_a_validation_within_an_epoch(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    more = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 2]
+    args = arguments(streets_root, tmp_path / "whole", *more)
+    output = tmp_path / "output.txt"
+    assert fit(args, output) == 0
+    args = arguments(streets_root, tmp_path / "run", *more)
+    stop = stop_after(4, signal.SIGINT, "validation")
+    assert fit([*args, *stop], output) == 128 + signal.SIGINT
+    assert fit([*args, "--ckpt_path", "auto"], output) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--data.batch_size", 2], "--data.batch_size is 1 in the checkpoint, 2 here"),
+        (["--trainer.accumulate_grad_batches", 2], "--trainer.accumulate_grad_batches is 1 in"),
+        (["--trainer.limit_train_batches", 2], "--trainer.limit_train_batches is 3 in"),
+        (["--model.optimizer", "SGD", "--model.optimizer.lr", 0.1], "is 'AdamW' in"),
+        (["--model.layer_decay", 0.9], "trained tensors by part is"),
+        (["--model.freeze", "encoder"], "trained tensors by part is"),
+        (["--model.auxiliary_weight", 0.4], "trained tensors by part is"),
+        (["--ema", 0.9], "--ema"),
+        (["--model.arch", "unet", "--model.decoder", "null"], "arch is 'fpn' in"),
+        (["--trainer.max_epochs", 2], "--trainer.max_epochs is 2, but"),
+        (["--trainer.max_steps", 5], "--trainer.max_steps is 5, but"),
+    ],
+    ids=lambda v: " ".join(map(str, v)) if isinstance(v, list) else "",
+)
+def test_a_resumed_run_cannot_change_its_position(
+    more: list, message: str, whole: Path, streets_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert main(arguments(streets_root, whole, "--ckpt_path", "last", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_a_resumed_run_has_the_rates_of_its_own_configuration(
+    whole: Path, streets_root: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.txt"
+    args = arguments(streets_root, tmp_path / "run", "--ckpt_path", "auto")
+    assert fit([*args, *stop_after(4)], output) == 128 + signal.SIGTERM
+    more = ["--model.optimizer.lr", 0.02, "--model.optimizer.weight_decay", 0.5]
+    more += ["--model.schedule.name", "poly", "--model.decoder_lr_factor", 10]
+    args += [*map(str, more), "--trainer.max_epochs", "4"]
+    assert fit(args, output) == 0, output.read_text()
+    schedule = Schedule("poly", warmup_steps=2)
+    found = [row for row in rows(tmp_path / "run") if row["lr/encoder"]]
+    assert len(found) == 12
+    for row in found[6:]:
+        # A row has the rate that the step after it uses.
+        rate = 0.02 * schedule.factor(int(row["step"]) + 1, 12)
+        assert float(row["lr/encoder"]) == pytest.approx(rate)
+        assert float(row["lr/decoder"]) == pytest.approx(10 * rate)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = saved["optimizer_states"][0]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.5, 0.0}
 
 
 @pytest.mark.slow
