@@ -1,4 +1,4 @@
-"""From the pixels of an image to the input of a network, and back."""
+"""From the pixels of an image to the input of a network, and back; the colors of class indices."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from skseg.types import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(
@@ -66,3 +69,20 @@ def denormalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> I
 
 def _by_channel(values: Tensor, pixels: Tensor) -> Tensor:
     return values.to(pixels.device)[:, None, None]
+
+
+def voc_color(index: int) -> tuple[int, int, int]:
+    """Return the RGB color of a class index in the palette of the Pascal VOC development kit.
+
+    Args:
+        index: The class index, 0 to 255.
+
+    Example:
+        >>> voc_color(1), voc_color(15)
+        ((128, 0, 0), (192, 128, 128))
+    """
+    color = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+    return color[0], color[1], color[2]

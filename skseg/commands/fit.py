@@ -31,7 +31,7 @@ from skseg.training.checkpoints import AtomicCheckpointIO
 from skseg.training.loggers import MetricsLogger, Tracking, wandb_logger, wandb_loggers
 from skseg.training.resuming import check_resumable, read_resume_point
 from skseg.training.saving import FinishedEpochs, RunCheckpoint
-from skseg.training.steps import LogSteps, SeedSteps
+from skseg.training.steps import SeedSteps
 from skseg.training.stopping import StopSignals
 from skseg.training.sync_norm import TimmSyncBatchNorm
 from skseg.training.task import SegmentationTask
@@ -205,7 +205,7 @@ class SegmentationCLI(LightningCLI):
             self.run_dir / "checkpoints", self.config_init.checkpoint_every, self.stop
         )
         seed = int(self.config_init.seed_everything)
-        own: list[pl.Callback] = [SeedSteps(seed), LogSteps(), LogAttention(), self.pictures]
+        own: list[pl.Callback] = [SeedSteps(seed), LogAttention(), self.pictures]
         own += [LogTables(self.last.directory), FinishedEpochs(), self.last]
         if self.config_init.ema is not None:
             own.insert(0, EMAWeightAveraging(decay=self.config_init.ema))
@@ -255,7 +255,7 @@ _WARNINGS = (
     ".*is smaller than the logging interval.*",  # short runs log every epoch anyway
     ".*module.s. in eval mode at the start of training.*",  # frozen ones are
     ".*your dataloader is not resumable.*",  # the datamodule is
-    ".*It is recommended to use `self.log.*sync_dist=True`.*",  # all processes log the same
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # all processes log the same
     ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
     ".*LightningCLI's args parameter is intended.*",  # which is what `skseg fit` does
 )

@@ -87,7 +87,7 @@ def check_batch(task: SegmentationTask, images: int) -> None:
         return
     twin = copy.deepcopy(task.model).train()  # norms would count the image
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             twin(torch.zeros(1, len(task.mean), 64, 64))
     except ValueError as error:  # of a norm that got a single value for each channel
         raise UserError(

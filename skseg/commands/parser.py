@@ -15,6 +15,7 @@ The docstring describes the flags (`Args:`) and has the examples of the help pag
 
 import inspect
 import re
+import signal
 import sys
 import types
 from argparse import RawDescriptionHelpFormatter
@@ -140,7 +141,7 @@ def run_command(command: Callable[..., int], args: Sequence[str] | None) -> int:
 
 
 def exit_code(parser: CommandParser, run: Callable[[], int]) -> int:
-    """Return what `run` returns, or 2 after printing a mistake of the user's.
+    """Return what `run` returns, 2 after printing a mistake of the user's, or 130 after Ctrl-C.
 
     Args:
         parser: The command's parser. Its flags replace the parameters that a message names.
@@ -148,6 +149,9 @@ def exit_code(parser: CommandParser, run: Callable[[], int]) -> int:
     """
     try:
         return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         message = mistake_message(error)
         if message is None:

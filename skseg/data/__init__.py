@@ -16,7 +16,8 @@ from skseg.data.dataset import (
 )
 from skseg.data.files import IMAGE_SUFFIXES, read_image
 from skseg.data.registry import DATASETS, default_root, get_dataset
-from skseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transform, train_transform
+from skseg.data.transforms import eval_transform, train_transform
+from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD
 from skseg.types import VOID
 
 __all__ = [

@@ -16,14 +16,9 @@ from torch.utils.data import DataLoader
 from skseg.data.dataset import DatasetItem, SegmentationDataset
 from skseg.data.registry import default_root, get_dataset
 from skseg.data.samplers import EvalSampler, TrainSampler
-from skseg.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    eval_transform,
-    load_augmentation,
-    train_transform,
-)
+from skseg.data.transforms import eval_transform, load_augmentation, train_transform
 from skseg.errors import UserError, check_values
+from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD
 from skseg.progress import track
 
 

@@ -10,6 +10,7 @@ import yaml
 from skseg.data.dataset import ClassTable, DatasetSpec
 from skseg.data.files import IMAGE_SUFFIXES, files_by_name, read_indices, remap
 from skseg.errors import UserError, check_values
+from skseg.pixels import voc_color
 from skseg.types import VOID, Mask
 
 HELP = """Looked for:
@@ -108,20 +109,3 @@ def _is_list(value: Any, length: int) -> bool:
 
 def _are_bytes(values: Any) -> bool:
     return all(type(value) is int and 0 <= value <= 255 for value in values)
-
-
-def voc_color(index: int) -> tuple[int, int, int]:
-    """Return the RGB color of a class index in the palette of the Pascal VOC development kit.
-
-    Args:
-        index: The class index, 0 to 255.
-
-    Example:
-        >>> voc_color(1), voc_color(15)
-        ((128, 0, 0), (192, 128, 128))
-    """
-    color = [0, 0, 0]
-    for bit in range(8):
-        for channel in range(3):
-            color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-    return color[0], color[1], color[2]

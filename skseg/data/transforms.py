@@ -19,11 +19,8 @@ from albumentations.core.type_definitions import Targets
 from albumentations.pytorch import ToTensorV2
 
 from skseg.errors import UserError
-from skseg.pixels import normalize
+from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize
 from skseg.types import VOID, Image, Mask
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Tensors(TypedDict):

@@ -94,10 +94,10 @@ class SKConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int | None = None,
+        *,  # Conv2d has the kernel size here
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        *,
         branches: Sequence[Branch | Sequence[int]] = PAPER_BRANCHES,
         reduction: int = 16,
         min_attention_width: int = 32,

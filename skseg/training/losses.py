@@ -138,6 +138,11 @@ class Criterion(nn.Module):
 
     def _term(self, loss: Loss, logits: Tensor, mask: Tensor) -> Tensor:
         weights: Tensor | None = getattr(self, f"{loss.name}_weights")
+        if weights is None and loss.class_weights == "data":
+            raise UserError(
+                f"the class weights of {loss.name} are to come from the data: call "
+                "set_class_weights first, as `skseg fit` does, or give numbers"
+            )
         value: Tensor
         if loss.name == "cross_entropy":
             value = F.cross_entropy(

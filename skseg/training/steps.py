@@ -7,8 +7,8 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
 
-from skseg.training.loggers import wandb_loggers
 from skseg.types import Batch
 
 
@@ -72,7 +72,7 @@ class LogSteps(Callback):
         if self._since is None:
             self._since = time.perf_counter()  # not counted: the first batch also warms up
         else:
-            self._images += len(batch["name"]) * trainer.world_size
+            self._images += outputs["images"] * trainer.world_size
         step = trainer.global_step
         if step == self._logged or not self._is_logged(trainer, step):
             return
@@ -83,10 +83,10 @@ class LogSteps(Callback):
             row[f"lr/{group['name']}"] = group["lr"]
         row["epoch"] = trainer.current_epoch
         with_speed = row | self._take_speed()
-        tracked = wandb_loggers(trainer)
         for logger in trainer.loggers:
             # Lightning counts steps from 0.
-            logger.log_metrics(with_speed if logger in tracked else row, step=step - 1)
+            logged = with_speed if isinstance(logger, WandbLogger) else row
+            logger.log_metrics(logged, step=step - 1)
 
     def _take_speed(self) -> dict[str, float]:
         """Return the images per second since the last call, empty if no image was counted."""

@@ -1,16 +1,19 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
@@ -23,9 +26,11 @@ from skseg.errors import UserError, check_values
 from skseg.inference import padded_side, predict_logits
 from skseg.metrics import confusion_matrix, scores
 from skseg.models import build_model, input_rule
+from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD, voc_color
 from skseg.training.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
 from skseg.training.losses import Criterion, Loss
 from skseg.training.optim import Schedule, build_optimizer
+from skseg.training.steps import LogSteps
 from skseg.types import VOID, Batch
 
 _STRIDE_16 = 4  # index of the feature of stride 16 in an undilated encoder
@@ -36,8 +41,9 @@ class SegmentationTask(pl.LightningModule):
 
     Args:
         class_names: Names of the classes, in the order of their indices.
-        colors: An RGB color (0 to 255) for each class.
-        mean: Mean of each input channel in the images' normalization, as fractions.
+        colors: An RGB color (0 to 255) for each class; the palette of Pascal VOC when unset.
+        mean: Mean of each input channel in the images' normalization, as fractions. Its length is
+            the number of input channels.
         std: Standard deviation of each input channel, as fractions.
         arch: Decoder, a key of `skseg.models.ARCHS`.
         encoder_name: An encoder of skseg, of smp, or "tu-NAME" for timm's NAME.
@@ -64,11 +70,7 @@ class SegmentationTask(pl.LightningModule):
             another normalization.
 
     Example:
-        >>> task = SegmentationTask(
-        ...     class_names=["road", "sky"], colors=[(128, 64, 128), (70, 130, 180)],
-        ...     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
-        ...     arch="fpn", encoder_name="sknet_tiny",
-        ... )
+        >>> task = SegmentationTask(class_names=["road", "sky"], encoder_name="sknet_tiny")
         >>> task(torch.zeros(2, 3, 50, 70)).shape
         torch.Size([2, 2, 50, 70])
     """
@@ -76,9 +78,9 @@ class SegmentationTask(pl.LightningModule):
     def __init__(
         self,
         class_names: list[str],
-        colors: list[tuple[int, int, int]],
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        colors: Sequence[tuple[int, int, int]] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         arch: str = "fpn",
         encoder_name: str = "sknet50",
         encoder_weights: str | None = None,
@@ -99,15 +101,19 @@ class SegmentationTask(pl.LightningModule):
             "decoder_lr_factor": (decoder_lr_factor >= 0, "at least 0"),
             "layer_decay": (layer_decay > 0, "above 0"),
             "auxiliary_weight": (auxiliary_weight >= 0, "at least 0"),
+            "std": (len(std) == len(mean), f"{len(mean)} numbers, as many as `mean`"),
         }
         check_values(
             {
                 "decoder_lr_factor": decoder_lr_factor,
                 "layer_decay": layer_decay,
                 "auxiliary_weight": auxiliary_weight,
+                "std": std,
             },
             rules,
         )
+        if colors is None:
+            colors = [voc_color(index) for index in range(len(class_names))]
         # Plain values: a checkpoint holds them, and no code, to rebuild the model.
         self.spec: dict[str, Any] = {
             "class_names": list(class_names),
@@ -123,12 +129,13 @@ class SegmentationTask(pl.LightningModule):
         }
         self.class_names = list(class_names)
         self.colors = [tuple(color) for color in colors]
-        self.mean = (mean[0], mean[1], mean[2])
-        self.std = (std[0], std[1], std[2])
+        self.mean = tuple(mean)
+        self.std = tuple(std)
         self.model = build_model(
             arch,
             encoder_name,
             encoder_weights,
+            in_channels=len(mean),
             classes=len(class_names),
             encoder_depth=encoder_depth,
             encoder_output_stride=encoder_output_stride,
@@ -166,6 +173,20 @@ class SegmentationTask(pl.LightningModule):
             module.eval()
         return self
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Log losses and learning rates to the loggers of any trainer."""
+        return [LogSteps()]
+
+    def setup(self, stage: str) -> None:
+        """Keep parameters without a gradient from DDP, which would wait for them.
+
+        Such are the last stages of an encoder that a shallow decoder does not use.
+        """
+        if stage == "fit" and isinstance(self.trainer.strategy, DDPStrategy):
+            unused = [f"model.{name}" for name in unused_parameters(self.model, len(self.mean))]
+            ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+            ignore(self, unused)  # type: ignore[no-untyped-call]
+
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule, which is stepped once per iteration."""
         optimizer, scheduler = self.build_optimizer(int(self.trainer.estimated_stepping_batches))
@@ -193,12 +214,17 @@ class SegmentationTask(pl.LightningModule):
         except (ValueError, TypeError) as error:
             raise UserError(f"`optimizer`: {error}") from error
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return the `loss` of a batch of crops, and the values to `log`.
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return the `loss` of a batch of crops, its number of `images`, and the values to `log`.
+
+        Args:
+            batch: A `Batch`, or a tuple of its image and mask.
+            batch_idx: Number of the batch in the epoch, from 0.
 
         Raises:
             UserError: The loss is not finite.
         """
+        batch = as_batch(batch)
         image, mask = batch["image"], batch["mask"]
         if self.auxiliary is None:
             loss, terms = self.criterion(self(image), mask)
@@ -217,7 +243,7 @@ class SegmentationTask(pl.LightningModule):
         log = {"train/loss": loss.detach()}
         if len(terms) > 1:
             log |= {f"train/{name}": term.detach() for name, term in terms.items()}
-        return {"loss": loss, "log": log}
+        return {"loss": loss, "images": len(image), "log": log}
 
     def _both_logits(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of the model and of the auxiliary head, both [B, K, H, W]."""
@@ -239,12 +265,25 @@ class SegmentationTask(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Copy the norm statistics of process 0, which the checkpoint holds."""
+        self._share_buffers()
+
+    def on_test_epoch_start(self) -> None:
+        """Copy the norm statistics of process 0, which the checkpoint holds."""
+        self._share_buffers()
+
+    def _share_buffers(self) -> None:
         if self.trainer.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Count a batch of whole images; return its class indices, uint8 [B, H, W]."""
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Count a batch of whole images; return its class indices, uint8 [B, H, W].
+
+        Args:
+            batch: A `Batch`, or a tuple of its image and mask.
+            batch_idx: Number of the batch, from 0.
+        """
+        batch = as_batch(batch)
         logits: Tensor = self(batch["image"])  # [B, K, H, W]
         labeled = (batch["mask"] != VOID).sum()
         # Plain cross-entropy whatever the training loss, so that runs can be compared.
@@ -254,20 +293,56 @@ class SegmentationTask(pl.LightningModule):
         self.confusion.update(predicted, batch["mask"])
         return predicted.to(torch.uint8)
 
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Do the same as `validation_step`."""
+        return self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the class indices of a batch of whole images, uint8 [B, H, W].
+
+        Args:
+            batch: Images, float32 [B, 3, H, W]; or a batch as in `validation_step`.
+            batch_idx: Number of the batch, from 0.
+        """
+        logits: Tensor = self(as_batch(batch)["image"])
+        return logits.argmax(1).to(torch.uint8)
+
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole set, summed over all processes."""
-        confusion = self.confusion.compute()
-        self.confusion.reset()
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
-        self.val_loss.reset()
+        confusion = self._log_scores("val")
         if not self.trainer.sanity_checking:  # which scores a few images of an untrained network
             self.last_confusion = confusion
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the whole set, summed over all processes."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> Tensor:
+        """Log the scores of what was counted; return the counts [K, K]."""
+        confusion: Tensor = self.confusion.compute()
+        self.confusion.reset()
+        self.log(f"{stage}/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
         values = scores(confusion)
-        self.log("val/miou", values["miou"], prog_bar=True)
-        self.log("val/pixel_accuracy", values["pixel_accuracy"])
-        self.log("val/mean_accuracy", values["mean_accuracy"])
+        self.log(f"{stage}/miou", values["miou"], prog_bar=True)
+        self.log(f"{stage}/pixel_accuracy", values["pixel_accuracy"])
+        self.log(f"{stage}/mean_accuracy", values["mean_accuracy"])
         for name, iou in zip(self.class_names, values["iou"], strict=True):
-            self.log(f"val/iou/{name}", iou)
+            self.log(f"{stage}/iou/{name}", iou)
+        return confusion
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Do the same as `load_model`, which needs nothing beside the checkpoint.
+
+        Raises:
+            UserError: There are further arguments, or the file is not a checkpoint.
+        """
+        if args or kwargs:
+            raise UserError(
+                "load_from_checkpoint accepts a path alone; the checkpoint has the rest"
+            )
+        return cast(Self, load_model(checkpoint_path))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record what `load_model` needs."""
@@ -327,6 +402,43 @@ def _restore_conversion(task: SegmentationTask, sk: SKSettings, state: dict[str,
     restore_units(task.model.get_submodule("encoder"), sk, of_encoder)
     task.model.to(memory_format=torch.channels_last)
     task.spec["sk"] = asdict(sk)
+
+
+def as_batch(batch: Any) -> Batch:
+    """Return a batch of any loader as the `Batch` that this package's loaders yield.
+
+    Args:
+        batch: A dictionary; images [B, 3, H, W]; or a tuple of images and masks [B, H, W].
+
+    Example:
+        >>> images, masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+        >>> as_batch((images, masks))["name"]
+        ['image 0 of the batch', 'image 1 of the batch']
+    """
+    if isinstance(batch, Mapping):
+        return cast(Batch, batch)
+    parts = [batch] if isinstance(batch, Tensor) else list(batch)
+    named: dict[str, Any] = dict(zip(("image", "mask"), parts, strict=False))
+    named["name"] = [f"image {index} of the batch" for index in range(len(parts[0]))]
+    return cast(Batch, named)
+
+
+def unused_parameters(model: nn.Module, channels: int = 3) -> list[str]:
+    """Return the names of the trained parameters that get no gradient.
+
+    Args:
+        model: A segmentation model; it is copied.
+        channels: Channels of its input.
+
+    Example:
+        >>> model = build_model("unet", "sknet_tiny", encoder_depth=3, decoder_channels=(16, 8, 8))
+        >>> unused_parameters(model)[0]
+        'encoder.layer3.0.conv1.weight'
+    """
+    twin = copy.deepcopy(model).train()
+    with torch.random.fork_rng(devices=[]):  # dropout must not change what training draws
+        twin(torch.zeros(2, channels, 64, 64)).sum().backward()
+    return [name for name, p in twin.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def as_task(module: pl.LightningModule) -> SegmentationTask:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from skseg.data import SegmentationDataModule, SegmentationDataset, eval_transform, get_dataset
-from skseg.data.folder import voc_color
 from skseg.errors import UserError
+from skseg.pixels import voc_color
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ def test_one_window_over_all_is_the_attention_of_the_image() -> None:
 def test_output_is_a_convex_sum_of_branches(branches, stride, height, width, fuse_norm) -> None:
     torch.manual_seed(0)
     unit = SKConv2d(
-        8, 16, stride, branches=branches, fuse_norm=fuse_norm, min_attention_width=4
+        8, 16, stride=stride, branches=branches, fuse_norm=fuse_norm, min_attention_width=4
     ).double()
     x = torch.randn(2, 8, height, width, dtype=torch.float64)
     unit.eval()
@@ -383,3 +383,9 @@ def test_bf16_autocast_stays_near() -> None:
     full = unit(x)
     assert low.dtype is torch.bfloat16
     assert (low - full).abs().max() < 0.02 * full.abs().max()
+
+
+def test_a_kernel_size_by_position_is_refused() -> None:
+    """Conv2d has the kernel size third, where this module once had the stride."""
+    with pytest.raises(TypeError, match="positional"):
+        SKConv2d(8, 16, 3)  # type: ignore[misc]

@@ -4,9 +4,11 @@ import csv
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,20 @@ def training(root: Path, run: Path, devices: int) -> list[str]:
         *(root, run, "--trainer.check_val_every_n_epoch", 1, "--wandb.enabled", "true"),
         *("--trainer.devices", devices, "--trainer.strategy", "ddp"),
     )
+
+
+def running_in(group: int) -> list[str]:
+    """Return the names of the processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().partition(") ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, _, its_group, *_ = rest.split()
+        if int(its_group) == group and state != "Z":  # a zombie only waits for its parent
+            found.append(name)
+    return found
 
 
 def free_port() -> int:
@@ -62,6 +78,57 @@ def test_processes_count_every_image_once(
     shared = validate(checkpoint, root, devices, tmp_path / "out.pt")
     assert shared["confusion"].tolist() == alone["confusion"]
     assert shared["scores"]["val/miou"] == pytest.approx(alone["miou"], abs=1e-6)
+
+
+def test_networks_with_unused_stages_train_in_processes(streets_root: Path, tmp_path: Path) -> None:
+    """And their checkpoint resumes in one process, with the same groups of the optimizer."""
+    more = ["--model.arch", "unet", "--model.encoder_depth", 3, "--model.decoder",
+            "{decoder_channels: [16, 16, 16]}", "--wandb.enabled", "false",
+            "--ckpt_path", "auto"]  # fmt: skip
+    done = run_script("fit", *training(streets_root, tmp_path / "run", 2), *more)
+    assert done.returncode == 0, done.stderr
+    more += ["--trainer.devices", 1, "--trainer.max_epochs", 2]
+    done = run_script("fit", *training(streets_root, tmp_path / "run", 2), *more)
+    assert done.returncode == 0, done.stderr
+    assert load_model(tmp_path / "run" / "checkpoints" / "last.ckpt").spec["encoder_depth"] == 3
+
+
+def test_ctrl_c_in_a_job_saves_once_and_leaves_no_process(
+    streets_root: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "skseg", "fit", *training(streets_root, tmp_path / "run", 2)]
+    command += ["--trainer.max_epochs", "999", "--trainer.check_val_every_n_epoch", "999"]
+    command += ["--wandb.enabled", "false"]
+    job = subprocess.Popen(
+        [*map(str, command)], cwd=REPOSITORY, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.csv"
+    while job.poll() is None and not metrics.is_file():
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does
+    output, _ = job.communicate(timeout=200)
+    assert job.returncode == 130, output
+    assert output.count("SIGINT: saved") == 1
+    assert "Traceback" not in output
+    assert not running_in(job.pid)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_ends_the_others(rank: int, streets_root: Path, tmp_path: Path) -> None:
+    callback = {"class_path": "dying.DieInRank", "init_args": {"rank": rank}}
+    command = [sys.executable, "-m", "skseg", "fit", *training(streets_root, tmp_path / "run", 2)]
+    command += ["--trainer.max_epochs", "999", "--trainer.check_val_every_n_epoch", "999"]
+    command += ["--wandb.enabled", "false", "--trainer.callbacks", str([callback])]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    job = subprocess.Popen(
+        [*map(str, command)], cwd=REPOSITORY, start_new_session=True, text=True,
+        env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode not in (0, None), output
+    assert not running_in(job.pid)
 
 
 def test_a_job_has_one_run_folder_and_one_wandb_run(streets_root: Path, tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
+from torch.utils.data import DataLoader, TensorDataset
 
-from skseg import SegmentationTask, SKConv2d, UserError, load_model
+from skseg import SegmentationTask, SKConv2d, UserError, build_model, load_model
 from skseg.convert import convert
 from skseg.encoders import SKSettings
+from skseg.metrics import confusion_matrix, scores
+from skseg.training.losses import Loss
+from skseg.training.task import unused_parameters
 
 CLASSES = {
     "class_names": ["a", "b", "c"],
@@ -128,3 +134,101 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     with pytest.raises(UserError, match="no such file"):
         load_model(tmp_path)
+
+
+def small_loader() -> DataLoader:
+    torch.manual_seed(0)
+    images, masks = torch.randn(4, 3, 64, 64), torch.randint(0, 2, (4, 64, 64))
+    return DataLoader(TensorDataset(images, masks), batch_size=2)
+
+
+class KeepMetrics(Logger):
+    """A logger of one's own."""
+
+    name, version = "mine", ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append({**metrics, "step": step})
+
+
+def plain_trainer(tmp_path: Path, logger: Logger | bool = False) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=logger, log_every_n_steps=1,
+        default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+
+
+def test_a_trainer_and_loaders_of_ones_own(tmp_path: Path) -> None:
+    task = SegmentationTask(["a", "b"], encoder_name="sknet_tiny")
+    logger = KeepMetrics()
+    trainer = plain_trainer(tmp_path, logger)
+    trainer.fit(task, small_loader(), small_loader())
+    steps = [row for row in logger.rows if "train/loss" in row]
+    assert [row["step"] for row in steps] == [0, 1, 2, 3]
+    assert {"train/grad_norm", "lr/encoder", "lr/decoder"} <= steps[0].keys()
+    (tested,) = trainer.test(task, small_loader(), verbose=False)
+    assert tested["test/miou"] == pytest.approx(float(trainer.validate(
+        task, small_loader(), verbose=False)[0]["val/miou"]))  # fmt: skip
+    path = next(tmp_path.rglob("*.ckpt"))
+    for loaded in (load_model(path), SegmentationTask.load_from_checkpoint(path)):
+        labels = plain_trainer(tmp_path).predict(loaded, small_loader())
+        assert labels is not None
+        counts = confusion_matrix(2)
+        for predicted, (_, mask) in zip(labels, small_loader(), strict=True):
+            assert predicted.dtype is torch.uint8
+            counts.update(predicted, mask)
+        assert float(scores(counts.compute())["miou"]) == pytest.approx(tested["test/miou"])
+    with pytest.raises(UserError, match="a path alone"):
+        SegmentationTask.load_from_checkpoint(path, arch="unet")
+
+
+def test_images_alone_can_be_predicted(tmp_path: Path) -> None:
+    task = SegmentationTask(["a", "b"], encoder_name="sknet_tiny")
+    labels = plain_trainer(tmp_path).predict(task, DataLoader(torch.zeros(3, 3, 40, 50)))
+    assert [tuple(x.shape) for x in labels or []] == [(1, 40, 50)] * 3
+
+
+def test_the_means_give_the_number_of_channels(tmp_path: Path) -> None:
+    half = (0.5,) * 4
+    task = SegmentationTask(["a", "b"], mean=half, std=half, encoder_name="sknet_tiny").eval()
+    assert task(torch.zeros(1, 4, 64, 64)).shape == (1, 2, 64, 64)
+    save(task, tmp_path / "x.ckpt")
+    assert load_model(tmp_path / "x.ckpt").mean == half
+    with pytest.raises(UserError, match="`std` must be 4 numbers"):
+        SegmentationTask(["a", "b"], mean=half, std=(0.5,) * 3, encoder_name="sknet_tiny")
+
+
+def test_class_weights_of_data_need_the_data() -> None:
+    task = SegmentationTask(
+        ["a", "b"], encoder_name="sknet_tiny", loss=[Loss(class_weights="data")]
+    )
+    mask = torch.zeros(1, 64, 64, dtype=torch.int64)
+    with pytest.raises(UserError, match="set_class_weights"):
+        task.criterion(torch.zeros(1, 2, 64, 64), mask)
+    task.criterion.set_class_weights(torch.tensor([1.0, 3.0]))
+    assert task.criterion(torch.zeros(1, 2, 64, 64), mask)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "depth", "unused"),
+    [("pspnet", None, "encoder."), ("unet", 3, "encoder.layer"), ("fpn", None, None)],
+)
+def test_parameters_without_a_gradient_are_found(
+    arch: str, depth: int | None, unused: str | None
+) -> None:
+    decoder = {"decoder_channels": (16,) * 3} if depth == 3 else {}
+    model = build_model(arch, "sknet_tiny", encoder_depth=depth, **decoder)
+    state = torch.random.get_rng_state()
+    names = unused_parameters(model)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert bool(names) == (unused is not None)
+    assert all(name.startswith(unused or "-") for name in names)
+    # The reference: a step of the model itself.
+    model.train()(torch.randn(2, 3, 96, 96)).square().sum().backward()
+    assert names == [name for name, p in model.named_parameters() if p.grad is None]
