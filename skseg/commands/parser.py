@@ -45,7 +45,16 @@ _REQUIRED = "the following arguments are required: "
 _INVALID = re.compile(r'^Parser key "([\w.]+)"( element \d+)?:\s*')
 _NESTED = re.compile(r'Parser key "([\w.]+)":')
 _EXPECTED = re.compile(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[(.*)\])")
-_RESTRICTION = re.compile(r"does not conform to restriction v(.*)")
+_RESTRICTED = re.compile(r"Not of type (\w+)")
+_RESTRICTIONS = {
+    "PositiveInt": "a whole number above 0",
+    "NonNegativeInt": "a whole number of at least 0",
+    "OpenUnitInterval": "a number between 0 and 1",
+}
+_LINKS = (
+    re.compile(r"^argument (?:\w+\()?(?P<source>[\w.]+)\)? --> (?P<target>[\w.]+):"),
+    re.compile(r'^Linked "(?P<target>[\w.]+)" must be given via "(?P<source>[\w.]+)"'),
+)
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _NO_KEY = re.compile(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.]+)'")
 _POSITIONAL = "given_by_position"
@@ -96,6 +105,8 @@ class CommandParser(ArgumentParser):
         elif message.startswith(_REQUIRED):
             names = message.removeprefix(_REQUIRED).split(", ")
             message = f"missing flags: {', '.join(f'--{name}' for name in names)}"
+        elif found := next(filter(None, (link.match(message) for link in _LINKS)), None):
+            message = f"--{found['target']} is set by --{found['source']}; give that one"
         elif found := _NO_KEY.match(message):
             key = ".".join(filter(None, found.groups()))
             known = [flag.removeprefix("--") for flag in self.flags]
@@ -113,9 +124,9 @@ def _describe_invalid(key: str, reason: str) -> str:
         reason: Lines for each type that was tried; a value inside another repeats the list.
     """
     *outer, innermost = _NESTED.split(reason)  # text, key, text, key, text
-    key = ".".join([key, *outer[1::2]])
+    key = ".".join([key, *(part for part in outer[1::2] if part != key)])
     kinds = [a or f"one of {b}" for a, b in _EXPECTED.findall(innermost) if a != "NoneType"]
-    kinds += [f"a number {rule}" for rule in _RESTRICTION.findall(innermost)]
+    kinds += [_RESTRICTIONS.get(name, name) for name in _RESTRICTED.findall(innermost)]
     value = _VALUE.search(innermost)
     if kinds and value:
         return f"--{key}: must be {' or '.join(dict.fromkeys(kinds))}, got {value[1]}"

@@ -400,7 +400,16 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
     [
         ("--trainer.max_epochs", "foo", "--trainer.max_epochs: must be int, got foo"),
         ("--data.batch_size", "x", "--data.batch_size: must be int, got x"),
-        ("--seed_everything", "-1", "--seed_everything: must be bool or a number >=0, got -1"),
+        (
+            "--seed_everything",
+            "-1",
+            "must be bool or a whole number of at least 0",
+        ),
+        ("--model.mean", "3", "--model.mean is set by --data.mean"),
+        ("--data.seed", "3", "--data.seed is set by --seed_everything"),
+        ("--checkpoint_every", "x", "--checkpoint_every: must be a whole number above 0, got x"),
+        ("--ema", "1", "--ema: must be a number between 0 and 1, got 1"),
+        ("--trainer", "3", "--trainer: "),
         ("--model.sk.fuse_norm", "bach", "'batch', 'running', 'layer', 'none', got bach"),
         ("--model.sk", "{stages:9}", "{stages:9}"),
         ("--model.loss", "[{name:foo}]", "'name:foo'"),
@@ -413,6 +422,6 @@ def test_a_value_of_a_wrong_type_takes_one_line(
         fit(["--config", "configs/streets.yaml", flag, value])
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {flag}: ")
+    assert error.startswith(f"error: {flag}")
     assert error.count("\n") == 1
     assert expected in error
