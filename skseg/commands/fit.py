@@ -271,10 +271,38 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: The arguments; those of this process when None.
     """
+    parser = _parser()
+    arguments = None if args is None else list(args)
+    with ExitStack() as context:
+        return exit_code(parser, lambda: fit(SegmentationCLI(parser, arguments, context)))
+
+
+def train(arguments: Sequence[str]) -> dict[str, float]:
+    """Train as `skseg fit` does, from Python, in any thread.
+
+    Args:
+        arguments: The command's arguments, such as ["--config", "configs/streets.yaml"].
+
+    Returns:
+        The scores of the last validation of this call by name, such as `val/miou`; empty if there
+        was none.
+
+    Raises:
+        UserError: A value cannot be used.
+        SystemExit: The arguments cannot be parsed; the reason is printed.
+    """
+    with ExitStack() as context:
+        cli = SegmentationCLI(_parser(), list(arguments), context)
+        fit(cli)
+    values = cli.trainer.callback_metrics
+    return {name: float(value) for name, value in values.items() if name.startswith("val/")}
+
+
+def _parser() -> FitParser:
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
-    parser = FitParser(
+    return FitParser(
         prog="skseg fit",
         description=describe(fit),
         usage="%(prog)s --config FILE [--FLAG VALUE ...]",
@@ -282,9 +310,6 @@ def main(args: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
         dump_header=[f"pytorch_lightning=={pl.__version__}"],  # of config.yaml, as LightningCLI's
     )
-    arguments = None if args is None else list(args)
-    with ExitStack() as context:
-        return exit_code(parser, lambda: fit(SegmentationCLI(parser, arguments, context)))
 
 
 def fit(cli: SegmentationCLI) -> int:

@@ -41,8 +41,11 @@ def check_flags(config: Any) -> None:
             "leaves the schedule without a number of steps; set `max_epochs` or `max_steps`, "
             "`max_time` may end the run before",
         ),
-        "limit_train_batches": (config.limit_train_batches == 0, "would train nothing"),
+        "limit_train_batches": (config.limit_train_batches == 0, "trains nothing"),
+        "max_steps": (config.max_steps == 0, "trains nothing"),
     }
+    if config.max_epochs == 0:
+        reasons["max_epochs"] = (True, "trains nothing")
     for name, (is_wrong, reason) in reasons.items():
         if is_wrong:
             raise UserError(f"`trainer.{name}` {config[name]} {reason}")

@@ -1,10 +1,12 @@
 """A user's mistakes on the command line of fit: one clear error, no stack trace, nothing made."""
 
 import csv
+import json
 import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,8 @@ import torch
 from running import REPOSITORY
 
 from skseg.commands.fit import main as fit
+from skseg.commands.fit import train
+from skseg.errors import UserError
 from skseg.models import ARCHS, build_model
 from skseg.nn import SKConv2d
 from skseg.training.task import SegmentationTask, load_model
@@ -74,6 +78,8 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
             "--trainer.max_epochs -1 leaves the schedule without a number of steps",
         ),
         (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches 0"),
+        (["--trainer.max_steps", "0"], "--trainer.max_steps 0"),
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0"),
         (["--trainer.limit_train_batches", "0.01"], "0.01 of 2 batches is less than one batch"),
         (["--trainer.limit_val_batches", "0.01"], "0.01 of 3 batches is less than one batch"),
         (["--trainer.val_check_interval", "3"], "--trainer.val_check_interval 3 is above the 2"),
@@ -352,6 +358,17 @@ def test_gradients_are_clipped_to_the_norm(
         moved[limit] = torch.cat(steps).norm().item()
     assert moved["0.01"] == pytest.approx(0.01, rel=1e-3)
     assert moved["1000"] > 0.1
+
+
+def test_a_thread_trains_and_returns_the_scores(streets_root: Path, tmp_path: Path) -> None:
+    """As a tuner does."""
+    with ThreadPoolExecutor(1) as pool:
+        scores = pool.submit(train, arguments(streets_root, tmp_path / "run")).result()
+    best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
+    assert scores["val/miou"] == pytest.approx(best["miou"])
+    assert scores["val/pixel_accuracy"] == pytest.approx(best["pixel_accuracy"])
+    with pytest.raises(UserError, match="`run_dir`"):
+        train(arguments(streets_root, tmp_path / "run"))
 
 
 def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:
