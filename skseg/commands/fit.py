@@ -3,6 +3,7 @@
 import functools
 import logging
 import operator
+import sys
 import warnings
 from argparse import _ArgumentGroup, _HelpAction
 from collections.abc import Sequence
@@ -180,6 +181,17 @@ class SegmentationCLI(LightningCLI):
         for name in ("class_names", "colors", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; a loss on the command line replaces all terms of the config.
+
+        jsonargparse merges two lists of one length item by item, and replaces others.
+        """
+        words: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            words += ["--model.loss=null"] if word.split("=")[0] == "--model.loss" else []
+            words.append(word)
+        super().parse_arguments(parser, words)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything is built or written."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+import yaml
 from running import REPOSITORY
 
 from skseg.commands.fit import main as fit
@@ -43,7 +44,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--model.arch", "unnet"], "unknown architecture 'unnet'; did you mean 'unet'"),
         (["--model.decoder", "{decoder_chanels: 3}"], "fpn has no argument 'decoder_chanels'"),
         (
-            ["--model.loss", "null", "--model.loss", "[{name: focal, min_kept: 2}]"],
+            ["--model.loss", "[{name: focal, min_kept: 2}]"],
             "`min_kept` is an option of ohem, not of focal",
         ),
         (["--data.name", "street"], "no data set 'street'"),
@@ -369,6 +370,17 @@ def test_a_thread_trains_and_returns_the_scores(streets_root: Path, tmp_path: Pa
     assert scores["val/pixel_accuracy"] == pytest.approx(best["pixel_accuracy"])
     with pytest.raises(UserError, match="`run_dir`"):
         train(arguments(streets_root, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("terms", ["[{name: dice}]", "[{name: dice}, {name: lovasz}]"])
+def test_a_loss_on_the_command_line_replaces_the_configs(
+    terms: str, streets_root: Path, tmp_path: Path
+) -> None:
+    assert fit(arguments(streets_root, tmp_path / "run", f"--model.loss={terms}")) == 0
+    with (tmp_path / "run" / "config.yaml").open() as file:
+        loss = yaml.safe_load(file)["model"]["loss"]
+    assert [term["name"] for term in loss] == [term["name"] for term in yaml.safe_load(terms)]
+    assert all(term.get("class_weights") is None for term in loss)
 
 
 def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:
