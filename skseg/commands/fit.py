@@ -206,6 +206,7 @@ class SegmentationCLI(LightningCLI):
             # The checkpoint has all weights, and the file of the first ones may be gone.
             self.config = self.full_config.clone()
             self.config.model.encoder_weights = None
+            self.config.model.initial_weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
@@ -346,6 +347,8 @@ def fit(cli: SegmentationCLI) -> int:
         cli.save_config()
         if cli.model.conversion is not None:
             print(cli.model.conversion)
+        if cli.model.unfitting:
+            print(f"start from random values: {', '.join(cli.model.unfitting)}")
     ckpt_path = cli.resumed.path if cli.resumed else None
     with cli.stop.handled():
         cli.trainer.fit(

@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from skseg.commands.parser import Repeated, run_command
-from skseg.errors import UserError
+from skseg.errors import UserError, check_values
 from skseg.study.matrix import read_study
 from skseg.study.report import read_studies, write_reports
 from skseg.study.runner import Runner
@@ -68,6 +68,11 @@ def study(
         report: Only write the reports again, of all studies beside --config (configs/studies).
     """
     console = Console(soft_wrap=True)
+    rules = {
+        "limit": (limit is None or limit >= 1, "at least 1"),
+        "jobs": (jobs >= 1, "at least 1"),
+    }
+    check_values({"limit": limit, "jobs": jobs}, rules)
     if config is None and not report:
         raise UserError("give a `config` to run, or `report`")
     configs = config.parent if config else _OURS
@@ -89,7 +94,7 @@ def study(
     folder = (runs or Path("runs/studies")) / config.stem
     runner = Runner(planned, results / config.stem / "runs.csv", folder, data.root)
     try:
-        failed = runner.run(max(1, jobs), console, limit, arms, seeds)
+        failed = runner.run(jobs, console, limit, arms, seeds)
     except KeyboardInterrupt:
         console.print("stopped; the same command continues")
         return 130

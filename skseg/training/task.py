@@ -49,6 +49,9 @@ class SegmentationTask(pl.LightningModule):
         encoder_name: An encoder of skseg, of smp, or "tu-NAME" for timm's NAME.
         encoder_weights: Name of the encoder's pretrained weights, or path of a file of them; random
             weights when unset.
+        initial_weights: A checkpoint of this project. The network starts from its weights, decoder
+            included, where names and shapes fit; `unfitting` lists the others. In place of
+            `encoder_weights`.
         encoder_depth: Number of encoder stages; smp's default when unset.
         encoder_output_stride: Stride of the encoder's last stage; smp's default when unset.
         decoder: Further arguments of the smp architecture, such as decoder_channels.
@@ -84,6 +87,7 @@ class SegmentationTask(pl.LightningModule):
         arch: str = "fpn",
         encoder_name: str = "sknet50",
         encoder_weights: str | None = None,
+        initial_weights: str | None = None,
         encoder_depth: int | None = None,
         encoder_output_stride: int | None = None,
         decoder: dict[str, Any] | None = None,
@@ -102,6 +106,10 @@ class SegmentationTask(pl.LightningModule):
             "layer_decay": (layer_decay > 0, "above 0"),
             "auxiliary_weight": (auxiliary_weight >= 0, "at least 0"),
             "std": (len(std) == len(mean), f"{len(mean)} numbers, as many as `mean`"),
+            "initial_weights": (
+                not (initial_weights and encoder_weights),
+                "unset beside `encoder_weights`",
+            ),
         }
         check_values(
             {
@@ -109,6 +117,7 @@ class SegmentationTask(pl.LightningModule):
                 "layer_decay": layer_decay,
                 "auxiliary_weight": auxiliary_weight,
                 "std": std,
+                "initial_weights": initial_weights,
             },
             rules,
         )
@@ -144,6 +153,7 @@ class SegmentationTask(pl.LightningModule):
         ).to(memory_format=torch.channels_last)  # the faster format on CPUs and tensor cores
         if encoder_weights is not None:
             _check_normalization(encoder_name, encoder_weights, mean, std)
+        self.unfitting = self._start_from(initial_weights) if initial_weights else []
         self.input_rule = input_rule(self.model)
         self.make_optimizer = optimizer
         self.decoder_lr_factor = decoder_lr_factor
@@ -161,6 +171,34 @@ class SegmentationTask(pl.LightningModule):
     def conversion(self) -> Conversion | None:
         """What was converted, if `sk` converts the encoder."""
         return vars(self.model).get("conversion")
+
+    def _start_from(self, path: str) -> list[str]:
+        """Load what fits of a checkpoint's network; return the names of what does not.
+
+        Raises:
+            UserError: The images of the checkpoint were normalized in another way, or nothing of
+                its encoder fits.
+        """
+        checkpoint = read_checkpoint(path)
+        spec = checkpoint["skseg"]["task"]
+        for key in ("mean", "std"):
+            if list(spec[key]) != self.spec[key]:
+                raise UserError(
+                    f"`initial_weights` {path}: `{key}` is {spec[key]} there, {self.spec[key]} here"
+                )
+        shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        fitting = {
+            name: tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if shapes.get(name) == tensor.shape
+        }
+        if not any(name.startswith("model.encoder.") for name in fitting):
+            raise UserError(
+                f"`initial_weights` {path}: no weight of its encoder, {spec['encoder_name']}, "
+                f"fits {self.spec['encoder_name']}"
+            )
+        self.load_state_dict(fitting, strict=False)
+        return sorted(shapes.keys() - fitting.keys())
 
     def forward(self, image: Tensor) -> Tensor:
         """Map normalized images [B, 3, H, W] of any size to logits [B, K, H, W]."""

@@ -20,6 +20,7 @@ from rich.console import Console
 from running import REPOSITORY, STUDIES, run_script
 
 from skseg import build_model
+from skseg.commands.study import main as study
 from skseg.encoders import SKSettings
 from skseg.errors import UserError
 from skseg.nn.attention import SKAttention
@@ -234,6 +235,13 @@ def test_unknown_arms_and_missing_data_are_refused(streets_root: Path, tmp_path:
     with pytest.raises(UserError, match=f"{none}"):
         Runner(read_study(config), table, runs, none)
     assert not table.exists()
+
+
+@pytest.mark.parametrize("flag", ["--limit", "--jobs"])
+def test_counts_below_one_are_refused(flag: str, capsys: pytest.CaptureFixture) -> None:
+    for value in ("0", "-1"):
+        assert study(["--config", "configs/studies/streets.yaml", flag, value]) == 2
+        assert f"{flag} must be at least 1, got {value}" in capsys.readouterr().err
 
 
 def run_in_process(config: Path, table: Path, folder: Path, **options: Any) -> tuple[str, int]:

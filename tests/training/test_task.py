@@ -232,3 +232,26 @@ def test_parameters_without_a_gradient_are_found(
     # The reference: a step of the model itself.
     model.train()(torch.randn(2, 3, 96, 96)).square().sum().backward()
     assert names == [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_a_network_for_other_classes_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    converted = {"encoder_name": "mobilenet_v2", "sk": SKSettings(stages=[4, 5])}
+    first = SegmentationTask(**CLASSES, **converted)
+    save(first, tmp_path / "first.ckpt")
+    path = str(tmp_path / "first.ckpt")
+    normalization = {key: CLASSES[key] for key in ("mean", "std")}
+    second = SegmentationTask(["d", "e"], **normalization, **converted, initial_weights=path)
+    assert second.unfitting == [
+        "model.segmentation_head.0.bias", "model.segmentation_head.0.weight",
+    ]  # fmt: skip
+    state = second.state_dict()
+    for name, value in first.state_dict().items():
+        assert name in second.unfitting or torch.equal(state[name], value)
+    assert SegmentationTask(**CLASSES, **converted, initial_weights=path).unfitting == []
+    for wrong, message in (
+        ({**normalization, "encoder_name": "sknet_tiny"}, "mobilenet_v2"),
+        (converted, "`mean`"),
+        ({**normalization, **converted, "encoder_weights": path}, "`encoder_weights`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SegmentationTask(["d", "e"], **wrong, initial_weights=path)
