@@ -20,6 +20,7 @@ from skseg.errors import UserError
 from skseg.files import whole_file
 from skseg.metrics.estimates import interval_words
 from skseg.training.task import SegmentationTask
+from skseg.viz import save_figure
 
 _RECORD = "attention.json"
 
@@ -83,7 +84,7 @@ def write_attention(
             task.colors,
         )
     for name, figure in figures.items():
-        figure.savefig(output / f"{name}.png")
+        save_figure(figure, output / f"{name}.png")
     # Last, as its presence marks the results as complete.
     with whole_file(output / _RECORD) as part:
         part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

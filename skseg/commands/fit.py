@@ -182,7 +182,7 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder before anything is built or written."""
+        """Choose the run folder and check the data before anything is built or written."""
         self.full_config = self.config
         stem = Path(str(self.config.config[0])).stem if self.config.get("config") else "fit"
         place = find_run(self.config.run_dir, self.config.ckpt_path, stem)
@@ -194,6 +194,8 @@ class SegmentationCLI(LightningCLI):
             # The checkpoint has all weights, and the file of the first ones may be gone.
             self.config = self.full_config.clone()
             self.config.model.encoder_weights = None
+        # Of its own, because the network is built together with the datamodule of the run.
+        SegmentationDataModule(**self.config.data.as_dict()).check_files()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""
