@@ -188,14 +188,14 @@ class SegmentationCLI(LightningCLI):
         place = find_run(self.config.run_dir, self.config.ckpt_path, stem)
         self.resumed = read_resume_point(place.checkpoint) if place.checkpoint else None
         self.run_dir = place.folder
+        # One for the check alone: that of the run is built together with the network.
+        SegmentationDataModule(**self.config.data.as_dict()).check_files()
         if is_main_process():
             self.run_dir = self._context.enter_context(claimed(place))
         if self.resumed:
             # The checkpoint has all weights, and the file of the first ones may be gone.
             self.config = self.full_config.clone()
             self.config.model.encoder_weights = None
-        # Of its own, because the network is built together with the datamodule of the run.
-        SegmentationDataModule(**self.config.data.as_dict()).check_files()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer around the run folder."""

@@ -128,6 +128,8 @@ def _parse_labels(content: Any, path: Path) -> Labels:
     if unknown := sorted(map(str, content.keys() - _KEYS)):
         raise UserError(f"{path}: has a key {unknown[0]!r}; there are {', '.join(_KEYS)}")
     names = content["names"]
+    if isinstance(names, list):
+        names = [_as_text(name) if isinstance(name, str) else name for name in names]
     count = len(names) if isinstance(names, list) else 0
     given = {
         "names": names,
@@ -181,6 +183,11 @@ def _parse_labels(content: Any, path: Path) -> Labels:
         {value: index for index, value in enumerate(values)} | dict.fromkeys(void_values, VOID),
         None if by_color is None else by_color | dict.fromkeys(void_colors, VOID),
     )
+
+
+def _as_text(name: str) -> str:
+    """Join the halves of characters, as JSON escapes them; one without the other is no text."""
+    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _as_color(value: Any) -> Color:
