@@ -23,6 +23,9 @@ from skseg.errors import UserError, check_values
 from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD
 from skseg.progress import track
 
+_LONGEST_CROP = 16_384  # pixels; a batch of more fits no memory
+_MOST_WORKERS = 1024  # a slip of the finger must not start processes until the machine stops
+
 
 class SegmentationDataModule(pl.LightningDataModule):
     """Training crops and whole evaluation images of one data set.
@@ -222,8 +225,8 @@ class SegmentationDataModule(pl.LightningDataModule):
         rules = {
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "crop_size": (
-                len(self.crop_size) == 2 and min(self.crop_size) >= 1,
-                "a height and a width of at least 1",
+                len(self.crop_size) == 2 and all(1 <= x <= _LONGEST_CROP for x in self.crop_size),
+                f"a height and a width from 1 to {_LONGEST_CROP}",
             ),
             "scale": (
                 len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] < math.inf,
@@ -239,7 +242,7 @@ class SegmentationDataModule(pl.LightningDataModule):
                 len(self.std) == 3 and all(0 < x <= 1 for x in self.std),
                 "three fractions above 0 up to 1, not 0 to 255",
             ),
-            "num_workers": (self.num_workers >= 0, "0 or more"),
+            "num_workers": (0 <= self.num_workers <= _MOST_WORKERS, f"from 0 to {_MOST_WORKERS}"),
             "seed": (self.seed >= 0, "0 or more"),
             "eval_split": (self.eval_split in self.spec.splits, " or ".join(self.spec.splits)),
         }
