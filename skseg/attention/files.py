@@ -61,7 +61,7 @@ def write_attention(
     """
     output.mkdir(parents=True, exist_ok=True)
     kernels = branch_names(observations.units)
-    with (output / "images.csv").open("w", newline="") as file:
+    with (output / "images.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "stage", "preferred", *kernels])
         for whole in observations.whole:
@@ -87,7 +87,7 @@ def write_attention(
         save_figure(figure, output / f"{name}.png")
     # Last, as its presence marks the results as complete.
     with whole_file(output / _RECORD) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def growth_table(record: AttentionRecord) -> Table:

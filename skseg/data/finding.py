@@ -203,7 +203,7 @@ def _walk(
         status = folder.stat()
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error

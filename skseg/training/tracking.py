@@ -187,7 +187,7 @@ class LogTables(pl.Callback):
         if not all(file.is_file() for file in files):
             return
         for logger in wandb_loggers(trainer):
-            record = json.loads(files[1].read_text())
+            record = json.loads(files[1].read_text(encoding="utf-8"))
             record.pop("confusion")  # too long for metadata; the file has it
             artifact = wandb.Artifact(f"{logger.experiment.id}-best", type="model", metadata=record)
             for file in files:

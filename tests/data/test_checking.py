@@ -2,12 +2,14 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from running import run_script
+from running import REPOSITORY, run_script
 
 from skseg.data import get_dataset
 from skseg.data.checking import check_split, contact_sheet
@@ -113,3 +115,19 @@ def test_class_names_are_text(root: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name in names:
         assert f"│ {name} " in done.stdout
+
+
+def test_text_is_utf_8_whatever_the_system_says(root: Path) -> None:
+    names = ["стена", "😀", *(f"class {i}" for i in range(10))]
+    text = f"names: [{', '.join(names)}]"
+    (root / "classes.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-X", "utf8=0", "scripts/check_data.py"]
+    done = subprocess.run(
+        [*command, "--data.name", "folder", "--data.root", str(root)],
+        cwd=REPOSITORY,
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        encoding="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u0441\\u0442" in done.stdout  # what ASCII cannot show is escaped

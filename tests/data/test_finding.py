@@ -76,7 +76,9 @@ def test_a_depth_and_an_ending(folder: Path) -> None:
 
 
 def test_no_folder_has_no_files(tmp_path: Path) -> None:
-    assert list_files(tmp_path / "nowhere") == Listing([], Counter())
+    touch(tmp_path / "file")
+    for folder in (tmp_path / "nowhere", tmp_path / "file" / "below"):
+        assert list_files(folder) == Listing([], Counter())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read any folder")
