@@ -105,13 +105,13 @@ def read_mask(labels: Labels, path: Path) -> Mask:
     mask = read_indices(path) if labels.by_color is None else read_colors(path)
     if labels.by_color is not None and mask.ndim == 3:
         hint = (
-            "; add them to `colors` or `void` in classes.yaml, or remove `colors` where the "
+            "; add them to `colors:` or `void:` in classes.yaml, or remove `colors:` where the "
             "indices of a palette are the classes"
         )
         return remap_colors(mask, labels.by_color, path, hint)
     hint = (
         "; write `void: [{values}]` in classes.yaml if they have no class, or list the value of "
-        "each class as `values`"
+        "each class as `values:`"
     )
     return remap(mask, labels.by_value, path, hint)
 

@@ -115,7 +115,7 @@ def _compare_palettes(palettes: dict[tuple[Color, ...], Path]) -> list[str]:
             if color != palette[index]:
                 return [
                     f"{first} and {path} have different palettes: index {index} is {list(color)} "
-                    f"in one and {list(palette[index])} in the other; list the classes' `colors` "
+                    f"in one and {list(palette[index])} in the other; list the classes' `colors:` "
                     "in classes.yaml, and masks are read by their colors"
                 ]
     return []

@@ -154,7 +154,7 @@ def test_colors_read_palette_and_color_masks_and_values_the_others(root: Path, s
     for path in (color, root / "palette.png", gray):
         assert read_mask(path).tolist() == [[1, 0, 255]]
     strange = save(root / "strange.png", np.full((2, 3, 3), 8, np.uint8))
-    with pytest.raises(UserError, match=r"strange\.png: .*\[8, 8, 8\] \(6 pixels\).*`colors`"):
+    with pytest.raises(UserError, match=r"strange\.png: .*\[8, 8, 8\] \(6 pixels\).*`colors:`"):
         read_mask(strange)
 
 

@@ -84,7 +84,7 @@ def test_palettes_that_contradict_each_other_are_refused(root: Path) -> None:
     save_palette(masks / "0.png", [0, 1], [0, 0, 0, 255, 0, 0])
     save_palette(masks / "1.png", [0, 1], [255, 0, 0, 0, 0, 0])
     (line,) = problems(root)
-    assert all(part in line for part in ("0.png", "1.png", "[255, 0, 0]", "`colors`"))
+    assert all(part in line for part in ("0.png", "1.png", "[255, 0, 0]", "`colors:`"))
     (root / "classes.yaml").write_text("names: [a, b]\ncolors: [[0, 0, 0], [255, 0, 0]]")
     assert problems(root) == []
 
