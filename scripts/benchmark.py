@@ -285,7 +285,7 @@ def main() -> None:
         results.setdefault(group, {})[label] = values
     show(Console(), results)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if args.plot:
         plot(results, args.plot)
 

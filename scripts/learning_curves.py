@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 def read_curve(run: Path) -> list[tuple[int, float]]:
     """Return (steps, val/miou in %) of every validation in a run folder's metrics.csv."""
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("val/miou")]
     return [(int(row["step"]) + 1, 100 * float(row["val/miou"])) for row in rows]
 
@@ -44,7 +44,7 @@ def main() -> None:
         curves[run.name] = curve
     args.output.parent.mkdir(parents=True, exist_ok=True)
     draw(curves).savefig(args.output)
-    with args.output.with_suffix(".csv").open("w", newline="") as file:
+    with args.output.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "steps", "val_miou"])
         writer.writerows(

@@ -1,8 +1,11 @@
-"""Progress bars on a terminal, and nothing elsewhere."""
+"""What a user sees while something runs: progress bars on a terminal, and messages."""
 
+import functools
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from pytorch_lightning.utilities import rank_zero_info
 from rich import get_console, progress
 
 Item = TypeVar("Item")
@@ -22,3 +25,17 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
     """
     disable = not get_console().is_terminal  # a file would get empty lines
     yield from progress.track(items, description, total, transient=True, disable=disable)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Print a message on stderr, once in all processes of a run.
+
+    Args:
+        message: One line.
+
+    Example:
+        >>> say_once("images have an alpha channel, which is not used")
+    """
+    if multiprocessing.parent_process() is None:  # not once for each worker of a loader
+        rank_zero_info(message)

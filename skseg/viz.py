@@ -1,5 +1,7 @@
 """Pictures for people: painted masks, overlays, legends and pictures of predictions."""
 
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -127,6 +129,41 @@ def write_png(path: Path, pixels: Image | Mask) -> None:
         part.write_bytes(bytes(cv2.imencode(".png", in_file_order)[1]))
 
 
+def figure_text(name: str, longest: int = 60) -> str:
+    r"""Return a name as matplotlib shows it as it is: a name is text, and never a formula.
+
+    Args:
+        name: Any text.
+        longest: Number of characters from which on its middle is left out.
+
+    Example:
+        >>> figure_text("US$10.png"), figure_text("a" * 10 + "b", longest=5)
+        ('US\\$10.png', 'aa…ab')
+    """
+    shown = name.encode("utf-8", "backslashreplace").decode()  # half of a character
+    shown = re.sub(r"[\x00-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", shown)
+    if len(shown) > longest:
+        half = (longest - 1) // 2
+        shown = f"{shown[:half]}…{shown[-half:]}"
+    return shown.replace("$", r"\$")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file; its folder is made if missing.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with whole_file(path) as part, warnings.catch_warnings():
+        # Names may have characters that no font has; a box stands for them.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
+        figure.savefig(part, format="png")
+
+
 def class_patches(
     classes: Sequence[int], class_names: Sequence[str], colors: Colors
 ) -> list[Patch]:
@@ -140,7 +177,7 @@ def class_patches(
     patches = []
     for i in classes:
         red, green, blue = (value / 255 for value in colors[i])
-        patches.append(Patch(color=(red, green, blue), label=class_names[i]))
+        patches.append(Patch(color=(red, green, blue), label=figure_text(class_names[i])))
     return patches
 
 
@@ -149,7 +186,7 @@ def plot_examples(
 ) -> Figure:
     """Draw image, truth and prediction of each example in a row, with a legend of the classes."""
     height, width = examples[0].image.shape[:2]
-    row = 4.0 * height / width  # inches; a column is 4 wide
+    row = 4.0 * min(max(height / width, 0.1), 3.0)  # inches; a column is 4 wide
     shown = [np.unique(mask) for e in examples for mask in (e.truth, e.prediction)]
     present = sorted({int(i) for part in shown for i in part} - {VOID})
     legend_rows = -(-len(present) // 7)
@@ -157,12 +194,12 @@ def plot_examples(
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.subplots(len(examples), 3, squeeze=False)
     for line, example in zip(axes, examples, strict=True):
-        titled = {
-            example.name: example.image,
-            "truth": colorize(example.truth, colors),
-            "prediction": colorize(example.prediction, colors),
-        }
-        for axis, (title, picture) in zip(line, titled.items(), strict=True):
+        titled = (
+            (figure_text(example.name), example.image),
+            ("truth", colorize(example.truth, colors)),
+            ("prediction", colorize(example.prediction, colors)),
+        )
+        for axis, (title, picture) in zip(line, titled, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=9)
             axis.set_axis_off()

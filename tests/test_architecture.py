@@ -98,3 +98,25 @@ def test_the_root_holds_no_loose_modules() -> None:
         "types",
         "viz",
     }
+
+
+def text_calls(path: Path) -> Iterator[ast.Call]:
+    """Yield the calls that read or write a text file, by the names of their functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        is_binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
+        opens = (name == "open" or name.endswith(".open")) and not is_binary
+        if name.endswith((".read_text", ".write_text")) or (
+            opens and name not in ("PillowImage.open", "os.open")
+        ):
+            yield node
+
+
+@pytest.mark.parametrize("part", ["skseg", "scripts"])
+def test_text_files_are_utf_8_on_every_system(part: str) -> None:
+    calls = [(p, c) for p in (PACKAGE.parent / part).rglob("*.py") for c in text_calls(p)]
+    assert calls
+    for path, call in calls:
+        assert any(k.arg == "encoding" for k in call.keywords), f"{path}:{call.lineno}"

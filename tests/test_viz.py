@@ -9,9 +9,11 @@ from skseg.types import VOID
 from skseg.viz import (
     Example,
     colorize,
+    figure_text,
     overlay,
     paint_errors,
     plot_examples,
+    save_figure,
     shrink,
     write_png,
 )
@@ -77,3 +79,50 @@ def test_a_png_keeps_colors_and_replaces_a_file(tmp_path: Path) -> None:
         write_png(path, image)
         assert (read_image(path) == image).all()
     assert [p.name for p in path.parent.iterdir()] == ["x.png"]
+
+
+NAMES = [
+    *(
+        "US$10_and_$20",
+        "$x^$",
+        r"\\frac{",
+        "\\$",
+        "a\nb\tc\0",
+        "😀 漢字 שלום",
+        "caf\udce9",
+        "_x",
+        "",
+    ),
+    *("truth", "x" * 300),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text(tmp_path: Path, name: str) -> None:
+    truth = np.zeros((40, 60), np.uint8)
+    example = Example(name, np.full((40, 60, 3), 90, np.uint8), truth, truth)
+    figure = plot_examples([example], [name], COLORS[:1])
+    save_figure(figure, tmp_path / "new" / "x.png")
+    assert cv2.imread(str(tmp_path / "new" / "x.png")).shape[1] == 1220
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
+    # Matplotlib's own answer: the text that it draws, and that it is no formula.
+    title = figure.axes[0].title
+    assert title._preprocess_math(title.get_text()) == (
+        figure_text(name).replace(r"\$", "$"),
+        False,
+    )
+    assert len(title.get_text()) <= 65
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(1, 1), (2000, 1), (1, 2000)])
+def test_the_thinnest_pictures_are_drawn(tmp_path: Path, shape: tuple[int, int]) -> None:
+    truth = np.zeros(shape, np.uint8)
+    figure = plot_examples(
+        [Example("x", np.zeros((*shape, 3), np.uint8), truth, truth)], ["a"], COLORS
+    )
+    save_figure(figure, tmp_path / "x.png")
+    height, width = cv2.imread(str(tmp_path / "x.png")).shape[:2]
+    assert width == 1220
+    assert 50 < height < 2000

@@ -20,6 +20,7 @@ from skseg.errors import UserError
 from skseg.files import whole_file
 from skseg.metrics.estimates import interval_words
 from skseg.training.task import SegmentationTask
+from skseg.viz import save_figure
 
 _RECORD = "attention.json"
 
@@ -60,7 +61,7 @@ def write_attention(
     """
     output.mkdir(parents=True, exist_ok=True)
     kernels = branch_names(observations.units)
-    with (output / "images.csv").open("w", newline="") as file:
+    with (output / "images.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "stage", "preferred", *kernels])
         for whole in observations.whole:
@@ -83,10 +84,10 @@ def write_attention(
             task.colors,
         )
     for name, figure in figures.items():
-        figure.savefig(output / f"{name}.png")
+        save_figure(figure, output / f"{name}.png")
     # Last, as its presence marks the results as complete.
     with whole_file(output / _RECORD) as part:
-        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def growth_table(record: AttentionRecord) -> Table:

@@ -14,7 +14,7 @@ from skseg.attention.records import AttentionRecord, RiseRecord, UnitRecord
 from skseg.metrics.estimates import EstimateRecord
 from skseg.nn import Unit
 from skseg.types import VOID
-from skseg.viz import Colors, class_patches, colorize
+from skseg.viz import Colors, class_patches, colorize, figure_text
 
 _Array = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def plot_groups(record: AttentionRecord, key: Literal["by_class", "by_size"], ti
         )  # fmt: skip
     axes.set_yticks(
         range(len(groups)),
-        [f"{name} ({group['objects']})" for name, group in groups.items()],
+        [f"{figure_text(name)} ({group['objects']})" for name, group in groups.items()],
         fontsize=9,
     )
     _name_units(axes, units)
@@ -122,16 +122,16 @@ def plot_images(
     """
     height, width = images[0].sample.truth.shape
     stages = list(dict.fromkeys(unit.stage for unit in units))
-    row = max(3.2 * height / width, 0.28 * len(stages) + 0.3)
+    row = max(3.2 * min(height / width, 3.0), 0.28 * len(stages) + 0.3)
     figure = Figure(figsize=(13, len(images) * (row + 0.25) + 0.9), dpi=80, layout="constrained")
     axes = figure.subplots(len(images), 4, squeeze=False)
     for line, (sample, weights) in zip(axes, images, strict=True):
-        titled = {
-            sample.name: sample.image,
-            "prediction": colorize(sample.prediction, colors),
-            "truth": colorize(sample.truth, colors),
-        }
-        for axis, (title, picture) in zip(line, titled.items(), strict=False):
+        titled = (
+            (figure_text(sample.name), sample.image),
+            ("prediction", colorize(sample.prediction, colors)),
+            ("truth", colorize(sample.truth, colors)),
+        )
+        for axis, (title, picture) in zip(line, titled, strict=False):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=9)
             axis.set_axis_off()

@@ -47,8 +47,9 @@ def check_data(
         sizes = ", ".join(f"{n} of {w}x{h}" for (h, w), n in report.sizes.most_common(5))
         more = len(report.sizes) - 5
         print(f"{report.split}: {len(report.good)} images ({sizes}{', ...' * (more > 0)})")
-        share = report.void / max(1, report.void + int(report.counts.sum()))
-        print(f"{report.split}: {100 * share:.2f} % of the pixels are void")
+        print(f"{report.split}: {100 * report.labels.void_share:.2f} % of the pixels are void")
+        if report.left_out:
+            print(f"{report.split}: {report.left_out}")
     problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

@@ -194,12 +194,14 @@ class SegmentationCLI(LightningCLI):
         super().parse_arguments(parser, words)
 
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder before anything is built or written."""
+        """Choose the run folder and check the data before anything is built or written."""
         self.full_config = self.config
         stem = Path(str(self.config.config[0])).stem if self.config.get("config") else "fit"
         place = find_run(self.config.run_dir, self.config.ckpt_path, stem)
         self.resumed = read_resume_point(place.checkpoint) if place.checkpoint else None
         self.run_dir = place.folder
+        # One for the check alone: that of the run is built together with the network.
+        SegmentationDataModule(**self.config.data.as_dict()).check_files()
         if is_main_process():
             self.run_dir = self._context.enter_context(claimed(place))
         if self.resumed:

@@ -14,6 +14,7 @@ The docstring describes the flags (`Args:`) and has the examples of the help pag
 """
 
 import inspect
+import io
 import re
 import signal
 import sys
@@ -158,6 +159,9 @@ def exit_code(parser: CommandParser, run: Callable[[], int]) -> int:
         parser: The command's parser. Its flags replace the parameters that a message names.
         run: The work of the command.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # any name can be printed, in any encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run()
     except KeyboardInterrupt:

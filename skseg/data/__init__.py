@@ -14,7 +14,8 @@ from skseg.data.dataset import (
     SegmentationDataset,
     read_pair,
 )
-from skseg.data.files import IMAGE_SUFFIXES, read_image
+from skseg.data.files import read_image
+from skseg.data.finding import IMAGE_SUFFIXES
 from skseg.data.registry import DATASETS, default_root, get_dataset
 from skseg.data.transforms import eval_transform, train_transform
 from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD

@@ -1,10 +1,10 @@
 """CamVid: the 11 classes of the SegNet tutorial."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from skseg.data.dataset import ClassTable, DatasetSpec
-from skseg.data.files import IMAGE_SUFFIXES, files_by_name, read_indices, remap
+from skseg.data.files import read_indices, remap
+from skseg.data.finding import NamedFiles, list_files, name_files
 from skseg.types import VOID, Mask
 
 _CLASSES = (
@@ -24,7 +24,7 @@ _UNLABELED = len(_CLASSES)
 _FROM_VALUE = {index: index for index in range(len(_CLASSES))} | {_UNLABELED: VOID}
 
 
-def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+def find(root: Path, split: str) -> tuple[NamedFiles, NamedFiles]:
     """Find images and masks by file stem, in either of the two layouts."""
     images, masks = root / split / "images", root / split / "masks"
     if not images.is_dir() and not masks.is_dir():
@@ -37,9 +37,8 @@ def read_mask(path: Path) -> Mask:
     return remap(read_indices(path), _FROM_VALUE, path)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files = (file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return files_by_name(files, lambda file: file.stem)
+def _by_stem(folder: Path) -> NamedFiles:
+    return name_files(list_files(folder, depth=1), lambda file: file.stem)
 
 
 CAMVID = DatasetSpec(

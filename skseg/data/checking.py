@@ -8,10 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from skseg.data.class_weights import inverse_log_weights
 from skseg.data.dataset import DatasetSpec, Pair, read_pair
+from skseg.data.headers import palette_problems
+from skseg.data.labels import LabelCounts, count_labels, label_problems, no_labels
 from skseg.errors import UserError
 from skseg.progress import track
 from skseg.types import Image
@@ -25,20 +29,30 @@ class SplitReport:
     Attributes:
         split: Name of the split.
         pairs: Image and mask of each sample, sorted by name.
-        counts: Pixels of each class in the masks that could be read, int64 [K].
+        labels: The labels of the masks that could be read.
         good: The pairs that could be read.
         sizes: Number of images of each (height, width) in pixels.
-        void: Number of pixels without a class.
         problems: One line for each problem that training would fail on.
+        left_out: What does not belong to the split, in a line; empty if nothing.
     """
 
     split: str
     pairs: list[Pair]
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
+    labels: LabelCounts
     good: list[Pair] = field(default_factory=list)
     sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    void: int = 0
     problems: list[str] = field(default_factory=list)
+    left_out: str = ""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Pixels of each class in the masks that could be read, int64 [K]."""
+        return self.labels.classes
+
+    @property
+    def void(self) -> int:
+        """Number of pixels without a class in the masks that could be read."""
+        return self.labels.void
 
 
 def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
@@ -52,11 +66,11 @@ def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
     Returns:
         The report. Problems are listed in it; none is raised.
     """
-    report = SplitReport(split, [], np.zeros(len(spec.classes), np.int64))
+    report = SplitReport(split, [], no_labels(len(spec.classes)))
     try:
-        report.pairs = spec.pairs(root, split)
+        report.pairs, report.problems, report.left_out = spec.list_pairs(root, split)
     except UserError as error:
-        report.problems.append(str(error).splitlines()[0])
+        report.problems.append(str(error).partition(f"\n{spec.help}")[0])
     for pair in track(report.pairs, split):
         try:
             _, mask = read_pair(spec, pair)
@@ -65,9 +79,10 @@ def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
             continue
         report.sizes[mask.shape] += 1
         report.good.append(pair)
-        pixels = np.bincount(mask.ravel(), minlength=256)
-        report.counts += pixels[: len(spec.classes)]
-        report.void += int(pixels[len(spec.classes) :].sum())
+        report.labels += count_labels(mask, len(spec.classes))
+    report.problems += palette_problems(spec, report.good)
+    if split == "train":
+        report.problems += label_problems(spec, report.labels)
     return report
 
 
@@ -86,7 +101,7 @@ def class_table(reports: list[SplitReport], class_names: Sequence[str]) -> Table
     weights = inverse_log_weights(torch.from_numpy(reports[0].counts)).tolist()
     shares = [100 * report.counts / max(1, report.counts.sum()) for report in reports]
     for index, name in enumerate(class_names):
-        table.add_row(name, *(f"{s[index]:.3f}" for s in shares), f"{weights[index]:.2f}")
+        table.add_row(Text(name), *(f"{s[index]:.3f}" for s in shares), f"{weights[index]:.2f}")
     table.caption = f"weights, 1 / ln(1.02 + share), of {reports[0].split}"
     return table
 

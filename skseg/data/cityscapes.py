@@ -1,11 +1,11 @@
 """Cityscapes: 19 classes of street scenes, in the layout of its official archives."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from skseg.data.dataset import ClassTable, DatasetSpec, OfficialImages
-from skseg.data.files import files_by_name, read_indices, remap
+from skseg.data.files import read_indices, remap
+from skseg.data.finding import NamedFiles, list_files, name_files
 from skseg.types import VOID, Mask
 
 # (label id, name, color) in the order of the training ids; from `labels.py` of cityscapesScripts.
@@ -61,26 +61,28 @@ _LAYOUT = f"""Looked for:
   ROOT/gtFine/SPLIT/CITY/NAME{_LABEL_ID_MASK} (or {_TRAIN_ID_MASK[1:]})"""
 
 
-def find(root: Path, split: str) -> tuple[Mapping[str, Path], Mapping[str, Path]]:
+def find(root: Path, split: str) -> tuple[NamedFiles, NamedFiles]:
     """Find images and masks by `CITY/NAME`; files of label ids win over those of training ids."""
-    gt_fine = root / "gtFine" / split
-    return (
-        _by_stem(root / "leftImg8bit" / split, _IMAGE),
-        _by_stem(gt_fine, _TRAIN_ID_MASK) | _by_stem(gt_fine, _LABEL_ID_MASK),
+    images = _by_stem(root / "leftImg8bit" / split, _IMAGE)
+    masks, train_id_masks = (
+        _by_stem(root / "gtFine" / split, ending) for ending in (_LABEL_ID_MASK, _TRAIN_ID_MASK)
     )
+    both = masks._replace(
+        by_name=train_id_masks.by_name | masks.by_name,
+        doubles=masks.doubles + train_id_masks.doubles,
+    )
+    return images, both
 
 
 def read_mask(path: Path) -> Mask:
     """Read a mask of label ids, or of training ids where the file's name says so."""
-    is_train_ids = path.name.endswith(_TRAIN_ID_MASK)
+    is_train_ids = path.name.lower().endswith(_TRAIN_ID_MASK.lower())
     return remap(read_indices(path), _FROM_TRAIN_ID if is_train_ids else _FROM_LABEL_ID, path)
 
 
-def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    return files_by_name(
-        folder.glob(f"*/*{suffix}"),
-        lambda file: f"{file.parent.name}/{file.name.removesuffix(suffix)}",
-    )
+def _by_stem(folder: Path, ending: str) -> NamedFiles:
+    files = list_files(folder, depth=2, ending=ending)
+    return name_files(files, lambda file: f"{file.parent.name}/{file.name[: -len(ending)]}")
 
 
 CITYSCAPES = DatasetSpec(

@@ -1,5 +1,6 @@
 """The datamodule: from the name of a data set to the loaders of a run."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -8,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from skseg.data.dataset import DatasetItem, SegmentationDataset
+from skseg.data.headers import checked_pairs
+from skseg.data.labels import check_labels, count_labels, no_labels
 from skseg.data.registry import default_root, get_dataset
 from skseg.data.samplers import EvalSampler, TrainSampler
 from skseg.data.transforms import eval_transform, load_augmentation, train_transform
 from skseg.errors import UserError, check_values
 from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD
 from skseg.progress import track
+
+_LONGEST_CROP = 16_384  # pixels; a batch of more fits no memory
+_MOST_WORKERS = 1024  # a slip of the finger must not start processes until the machine stops
 
 
 class SegmentationDataModule(pl.LightningDataModule):
@@ -105,6 +110,21 @@ class SegmentationDataModule(pl.LightningDataModule):
         """The number of classes, without void."""
         return len(self.spec.classes)
 
+    def check_files(self) -> None:
+        """Check the files of training and evaluation, so that no run starts that must fail.
+
+        All headers are read. Of data sets that a user describes, masks are read until each class
+        has been found, see `skseg.data.labels.check_labels`.
+
+        Raises:
+            UserError: The data are missing or incomplete, a file cannot be used, a class has no
+                pixel in the training set, or more than half of all its pixels are void.
+        """
+        train_pairs = checked_pairs(self.spec, self.root, "train")
+        if self.eval_split != "train":
+            checked_pairs(self.spec, self.root, self.eval_split)
+        check_labels(self.spec, train_pairs)
+
     def setup(self, stage: str) -> None:
         """Find the files of the splits that a stage needs.
 
@@ -160,11 +180,10 @@ class SegmentationDataModule(pl.LightningDataModule):
         Raises:
             UserError: A mask cannot be read, or has a value that belongs to no class.
         """
-        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        counts = no_labels(self.num_classes)
         for pair in track(self.train_set.pairs, "class weights"):
-            pixels = np.bincount(self.spec.read_mask(pair.mask).ravel(), minlength=256)
-            counts += torch.from_numpy(pixels[: self.num_classes])
-        return counts
+            counts += count_labels(self.spec.read_mask(pair.mask), self.num_classes)
+        return torch.from_numpy(counts.classes)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position of training for a checkpoint: the epoch and its finished batches."""
@@ -203,16 +222,27 @@ class SegmentationDataModule(pl.LightningDataModule):
         )
 
     def _check(self) -> None:
-        low, high = self.scale
         rules = {
             "batch_size": (self.batch_size >= 1, "at least 1"),
-            "crop_size": (min(self.crop_size) >= 1, "a height and a width of at least 1"),
-            "scale": (0 < low <= high, "two factors above 0, the smaller one first"),
+            "crop_size": (
+                len(self.crop_size) == 2 and all(1 <= x <= _LONGEST_CROP for x in self.crop_size),
+                f"a height and a width from 1 to {_LONGEST_CROP}",
+            ),
+            "scale": (
+                len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1] < math.inf,
+                "two factors above 0, the smaller one first",
+            ),
             "flip": (0 <= self.flip <= 1, "a probability from 0 to 1"),
             "color_jitter": (0 <= self.color_jitter <= 1, "from 0 to 1"),
-            "mean": (all(0 <= x <= 1 for x in self.mean), "fractions from 0 to 1, not 0 to 255"),
-            "std": (all(0 < x <= 1 for x in self.std), "fractions above 0 up to 1, not 0 to 255"),
-            "num_workers": (self.num_workers >= 0, "0 or more"),
+            "mean": (
+                len(self.mean) == 3 and all(0 <= x <= 1 for x in self.mean),
+                "three fractions from 0 to 1, not 0 to 255",
+            ),
+            "std": (
+                len(self.std) == 3 and all(0 < x <= 1 for x in self.std),
+                "three fractions above 0 up to 1, not 0 to 255",
+            ),
+            "num_workers": (0 <= self.num_workers <= _MOST_WORKERS, f"from 0 to {_MOST_WORKERS}"),
             "seed": (self.seed >= 0, "0 or more"),
             "eval_split": (self.eval_split in self.spec.splits, " or ".join(self.spec.splits)),
         }

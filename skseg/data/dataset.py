@@ -1,6 +1,6 @@
 """The description of a data set, and the torch `Dataset` over one of its splits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -9,8 +9,10 @@ import torch
 from torch.utils.data import Dataset
 
 from skseg.data.files import read_image
+from skseg.data.finding import NamedFiles, describe_left_out, pairing_key
 from skseg.data.transforms import Transform, reseed
 from skseg.errors import UserError
+from skseg.progress import say_once
 from skseg.types import VOID, Image, Mask
 
 
@@ -64,6 +66,33 @@ class ClassTable:
         return len(self.names)
 
 
+class OwnLabels(NamedTuple):
+    """How a user describes the labels in the masks of their own data.
+
+    Attributes:
+        values: The value of each class in masks without colors.
+        is_sparse: Whether a class may have no pixel in the training set, and more than half of all
+            pixels may be void.
+    """
+
+    values: tuple[int, ...]
+    is_sparse: bool
+
+
+class PairListing(NamedTuple):
+    """What a search for the images and masks of a split found.
+
+    Attributes:
+        pairs: The images that have a mask, sorted by name.
+        problems: One line for each kind of file that is not part of exactly one pair.
+        left_out: What does not belong to the split, in a line; empty if nothing.
+    """
+
+    pairs: list[Pair]
+    problems: list[str]
+    left_out: str
+
+
 class OfficialImages(NamedTuple):
     """The images that a benchmark scores.
 
@@ -85,12 +114,16 @@ class DatasetSpec:
         classes: The class table.
         splits: The names of its splits.
         find: Maps the root and a split to the image files and the mask files, each by the name
-            that pairs them. Returns two empty dicts where there are no files.
+            that pairs them; `finding.list_files` and `finding.name_files` do the work. Without
+            files, both are empty.
         read_mask: Maps a mask file to class indices, uint8 [H, W], void 255;
             `files.read_indices` and `files.remap` do the work and the checks.
         help: The layout below the root and how to get the data, for the error message.
         official: The images that the data set's benchmark scores, where it has one.
         is_drawn: Whether its scenes can be drawn again; see `skseg.streets.redraw`.
+        own_labels: How a user describes the labels; None where the class table is known to fit.
+            `skseg.data.labels` checks the masks against it before training.
+        uses_colors: Whether palette masks are read by their colors, not by their indices.
 
     Example:
         >>> from skseg.data import get_dataset
@@ -102,37 +135,65 @@ class DatasetSpec:
     name: str
     classes: ClassTable
     splits: tuple[str, ...]
-    find: Callable[[Path, str], tuple[Mapping[str, Path], Mapping[str, Path]]]
+    find: Callable[[Path, str], tuple[NamedFiles, NamedFiles]]
     read_mask: Callable[[Path], Mask]
     help: str
     official: OfficialImages | None = None
     is_drawn: bool = False
+    own_labels: OwnLabels | None = None
+    uses_colors: bool = False
 
     def pairs(self, root: Path, split: str) -> list[Pair]:
         """Find the images of a split with their masks, sorted by name.
 
+        A message says once what is in the split's folders and does not belong to it.
+
         Raises:
             UserError: The split does not exist, has no data below `root`, or has an image
-                without a mask or a mask without an image.
+                without a mask, a mask without an image, or two files of one name.
+        """
+        listing = self.list_pairs(root, split)
+        if listing.problems:
+            problems = "; ".join(listing.problems)
+            raise UserError(f"{self.name}, split {split!r}: {problems}\n{self.help}")
+        if listing.left_out:
+            say_once(f"{self.name}, split {split!r}: {listing.left_out}")
+        return listing.pairs
+
+    def list_pairs(self, root: Path, split: str) -> PairListing:
+        """Find the images of a split with their masks, and what is wrong with the others.
+
+        Raises:
+            UserError: The split does not exist, or has no data below `root`.
         """
         if split not in self.splits:
             raise UserError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}")
         images, masks = self.find(root, split)
-        if not images and not masks:
+        if not images.by_name and not masks.by_name:
             state = "has none" if root.is_dir() else "is not a directory"
             raise UserError(f"no {self.name} data for split {split!r}: {root} {state}\n{self.help}")
-        lonely = {
-            "image(s) without a mask": [images[name] for name in sorted(images.keys() - masks)],
-            "mask(s) without an image": [masks[name] for name in sorted(masks.keys() - images)],
+        mask_of = {pairing_key(name): path for name, path in masks.by_name.items()}
+        image_keys = {pairing_key(name) for name in images.by_name}
+        pairs = []
+        without_mask = []
+        for name, path in sorted(images.by_name.items()):
+            if mask := mask_of.get(pairing_key(name)):
+                pairs.append(Pair(path, mask, name))
+            else:
+                without_mask.append(path)
+        without_image = [mask_of[key] for key in sorted(mask_of.keys() - image_keys)]
+        wrong: dict[str, Sequence[object]] = {
+            "image(s) without a mask": without_mask,
+            "mask(s) without an image": without_image,
+            "name(s) that two files have, of which one must go": images.doubles + masks.doubles,
         }
         problems = [
-            f"{len(paths)} {kind}: {', '.join(map(str, paths[:3]))}{', ...' * (len(paths) > 3)}"
-            for kind, paths in lonely.items()
-            if paths
+            f"{len(found)} {kind}: {', '.join(map(str, found[:3]))}{', ...' * (len(found) > 3)}"
+            for kind, found in wrong.items()
+            if found
         ]
-        if problems:
-            raise UserError(f"{self.name}, split {split!r}: {'; '.join(problems)}\n{self.help}")
-        return [Pair(images[name], masks[name], name) for name in sorted(images)]
+        left_out = describe_left_out(images.left_out + masks.left_out)
+        return PairListing(pairs, problems, left_out)
 
 
 def read_pair(spec: DatasetSpec, pair: Pair) -> tuple[Image, Mask]:

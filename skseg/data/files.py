@@ -1,34 +1,74 @@
 """Image and mask files to arrays, with errors that name the file."""
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps
+from PIL.ExifTags import Base as ExifTag
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from skseg.data.finding import is_regular
 from skseg.errors import UserError
+from skseg.progress import say_once
 from skseg.types import VOID, Image, Mask
 
 _UNMAPPED = 254  # between the last possible class and void
 _GRAY, _RGB = 0, 2  # a PNG's color types
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk, which is the same in every PNG
 
-# What Pillow raises for a file that it cannot read.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, PillowImage.DecompressionBombError)
+MAX_PIXELS = 500_000_000
+"""The most pixels of a file that is read; the variable SKSEG_MAX_PIXELS sets another number.
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-"""The suffixes of the image files that a directory is searched for, in lower case."""
+A few kilobytes can claim more pixels than the memory holds. Pillow warns from 89 million on.
+"""
+
+ALPHA_IS_DROPPED = "images have an alpha channel, which is not used"
+"""What `skseg.progress.say_once` says of them."""
+
+_MOST_NAMED = 10  # values or colors in an error message
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+# Of a TIFF: the bands of a color by its photometric interpretation, 3 if it has no entry, and the
+# values of ExtraSamples that say that the one band more is alpha.
+_TIFF_BANDS = {0: 1, 1: 1, 3: 1, 5: 4}
+_BITS, _PHOTOMETRIC, _BANDS, _EXTRA_BANDS = 258, 262, 277, 338
+_TIFF_ALPHA = ((1,), (2,))
+
+# Pillow warns from its limit on and raises at twice that; here the limit is one.
+warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+
+Color = tuple[int, int, int]
+"""An RGB color, 0 to 255."""
+
+
+class Header(NamedTuple):
+    """What a picture's file says before its pixels.
+
+    Attributes:
+        size: Height and width, once turned as its EXIF orientation says.
+        has_alpha: Whether it has an alpha channel, which is not read.
+        palette: RGB colors by index, where it has a palette.
+    """
+
+    size: tuple[int, int]
+    has_alpha: bool
+    palette: tuple[Color, ...] | None
 
 
 def read_image(path: Path) -> Image:
     """Read an image as 8-bit RGB, turned as its EXIF orientation says.
 
-    Gray becomes three equal channels, palette indices become their colors, and alpha is dropped.
+    Gray becomes three equal channels, palette indices become their colors, and alpha is dropped,
+    which a message says once.
 
     Args:
         path: An image file of any format that Pillow reads.
@@ -37,9 +77,8 @@ def read_image(path: Path) -> Image:
         uint8 [H, W, 3].
 
     Raises:
-        UserError: The file is missing, is not an image, is damaged, or has more than 8 bits per
-            channel in a mode without one obvious conversion to 8 bits (16-bit gray, 32-bit,
-            float).
+        UserError: The file is missing, is not an image, is damaged, has more than `MAX_PIXELS`
+            pixels or more than 8 bits per channel, or has bands that are neither color nor alpha.
 
     Example:
         >>> import tempfile
@@ -52,13 +91,35 @@ def read_image(path: Path) -> Image:
     image = _decode_png(path, _RGB)
     if image is not None:
         return image
-    picture = _load(path)
-    if picture.mode.startswith(("I", "F")):
-        raise UserError(
-            f"{path}: an image of mode {picture.mode} has more than 8 bits per channel; "
-            "convert it to 8-bit RGB or gray"
-        )
-    return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    with _open(path) as picture:
+        if _has_alpha(picture):
+            say_once(ALPHA_IS_DROPPED)
+        picture.load()  # turns a TIFF already
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def read_header(path: Path) -> Header:
+    """Read what a picture's file says before its pixels.
+
+    Args:
+        path: A file of an image or a mask.
+
+    Raises:
+        UserError: As `read_image`, except for damage behind the header.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.png"
+        >>> PillowImage.new("RGBA", (4, 2)).save(path)
+        >>> read_header(path)
+        Header(size=(2, 4), has_alpha=True, palette=None)
+    """
+    with _open(path) as picture:
+        width, height = picture.size
+        if _is_turned(picture):
+            width, height = height, width
+        palette = _palette(picture) if picture.mode == "P" else None
+        return Header((height, width), _has_alpha(picture), palette)
 
 
 def read_indices(path: Path) -> NDArray[np.uint8]:
@@ -77,16 +138,95 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
     mask = _decode_png(path, _GRAY)
     if mask is not None:
         return mask
-    picture = _load(path)
-    if picture.mode not in ("L", "P"):
-        raise UserError(
-            f"{path}: a mask must be one channel of 8-bit class values (or a palette image), "
-            f"not an image of mode {picture.mode}"
+    with _open(path) as picture:
+        _check_is_exact(picture, path)
+        if picture.mode not in ("L", "P"):
+            raise UserError(
+                f"{path}: a mask must be one channel of 8-bit class values (or a palette image), "
+                f"not an image of mode {picture.mode}"
+            )
+        return np.array(picture)
+
+
+def read_colors(path: Path) -> NDArray[np.uint8]:
+    """Read the colors of a mask file, or the values of one without colors.
+
+    Args:
+        path: A palette image, or 8-bit RGB(A); or an image of one 8-bit channel.
+
+    Returns:
+        uint8 [H, W, 3] colors, or [H, W] values.
+
+    Raises:
+        UserError: As `read_indices`, or pixels are transparent.
+    """
+    mask = _decode_png(path, _RGB)
+    if mask is None:
+        mask = _decode_png(path, _GRAY)
+    if mask is not None:
+        return mask
+    with _open(path) as picture:
+        _check_is_exact(picture, path)
+        if picture.mode == "RGBA":
+            transparent = int((np.array(picture.getchannel("A")) < 255).sum())
+            if transparent:
+                raise UserError(
+                    f"{path}: {transparent} pixels of the mask are transparent, so their class is "
+                    "not certain; paint them in a color and remove the alpha channel"
+                )
+        elif picture.mode not in ("L", "P", "RGB"):
+            raise UserError(
+                f"{path}: a mask must be a palette image, 8-bit RGB, or one channel of 8-bit "
+                f"class values, not an image of mode {picture.mode}"
+            )
+        if picture.mode == "P":
+            colors = np.zeros((256, 3), np.uint8)
+            listed = _palette(picture)
+            colors[: len(listed)] = listed
+            return np.asarray(colors[np.array(picture)])
+        return np.array(picture if picture.mode == "L" else picture.convert("RGB"))
+
+
+def remap_colors(
+    mask: NDArray[np.uint8], classes: Mapping[Color, int], path: Path, hint: str = ""
+) -> Mask:
+    """Turn the colors of a mask file into class indices.
+
+    Args:
+        mask: uint8 [H, W, 3] RGB.
+        classes: The class index, or `VOID`, of each color that may occur.
+        path: The mask file, for the error message.
+        hint: How to correct the mistake, for the error message.
+
+    Returns:
+        uint8 [H, W].
+
+    Raises:
+        UserError: A color has no entry in `classes`; the message has the number of its pixels.
+
+    Example:
+        >>> mask = np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)
+        >>> remap_colors(mask, {(0, 0, 0): 0, (255, 0, 0): 1}, Path("mask.png")).tolist()
+        [[1, 0]]
+    """
+    codes = mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    known = np.array([red << 16 | green << 8 | blue for red, green, blue in classes], np.int32)
+    order = np.argsort(known)
+    places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
+    is_known = known[order][places] == codes
+    if not is_known.all():
+        values, counts = np.unique(codes[~is_known], return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:_MOST_NAMED]
+        listed = ", ".join(
+            f"[{values[i] >> 16}, {values[i] >> 8 & 255}, {values[i] & 255}] ({counts[i]} pixels)"
+            for i in most
         )
-    return np.array(picture)
+        more = f" and {len(values) - len(most)} more" if len(values) > len(most) else ""
+        raise UserError(f"{path}: mask color(s) {listed}{more} stand for no class{hint}")
+    return np.asarray(np.array(list(classes.values()), np.uint8)[order][places])
 
 
-def remap(mask: NDArray[np.uint8], classes: Mapping[int, int], path: Path) -> Mask:
+def remap(mask: NDArray[np.uint8], classes: Mapping[int, int], path: Path, hint: str = "") -> Mask:
     """Turn the values of a mask file into class indices.
 
     Args:
@@ -94,6 +234,7 @@ def remap(mask: NDArray[np.uint8], classes: Mapping[int, int], path: Path) -> Ma
         classes: The class index, or `VOID`, of each value that may occur. 255 is void unless it
             has an entry.
         path: The mask file, for the error message.
+        hint: How to correct the mistake, for the error message; `{values}` stands for the values.
 
     Returns:
         uint8 [H, W].
@@ -110,10 +251,10 @@ def remap(mask: NDArray[np.uint8], classes: Mapping[int, int], path: Path) -> Ma
     table[list(classes)] = list(classes.values())
     indices = cv2.LUT(mask, table).astype(np.uint8, copy=False)
     if indices.max() >= _UNMAPPED and (unmapped := indices == _UNMAPPED).any():
-        values = ", ".join(map(str, np.unique(mask[unmapped])[:10]))
+        values = ", ".join(map(str, np.unique(mask[unmapped])[:_MOST_NAMED]))
         raise UserError(
             f"{path}: mask value(s) {values} stand for no class; "
-            f"allowed are {_ranges(classes)}, and {VOID} for void"
+            f"allowed are {_ranges(classes)}, and {VOID} for void{hint.format(values=values)}"
         )
     return indices
 
@@ -129,30 +270,6 @@ def _ranges(values: Iterable[int]) -> str:
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def files_by_name(files: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
-    """Index files by a name, without hidden files (such as the `._x.png` that macOS leaves).
-
-    Args:
-        files: The files.
-        name: Returns the name of a file.
-
-    Raises:
-        UserError: Two files have the same name.
-
-    Example:
-        >>> files_by_name([Path("b.png"), Path("a.png"), Path("._a.png")], lambda f: f.stem)
-        {'a': PosixPath('a.png'), 'b': PosixPath('b.png')}
-    """
-    named: dict[str, Path] = {}
-    for file in sorted(files):
-        if not file.name.startswith("."):
-            key = name(file)
-            if key in named:
-                raise UserError(f"{named[key]} and {file} have the same name; keep one of them")
-            named[key] = file
-    return named
-
-
 def _decode_png(path: Path, color_type: int) -> NDArray[np.uint8] | None:
     """Decode an intact, upright, 8-bit PNG by OpenCV; None leaves the file to Pillow.
 
@@ -164,14 +281,20 @@ def _decode_png(path: Path, color_type: int) -> NDArray[np.uint8] | None:
         color_type: The PNG color type to decode, 0 for gray or 2 for RGB.
     """
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""
     except OSError:
         return None
-    # After width and height, the header has the bit depth and the color type.
-    if content[24:26] != bytes((8, color_type)) or b"eXIf" in content or not _is_intact(content):
+    # The header has width, height, bit depth and color type.
+    if content[24:26] != bytes((8, color_type)) or b"eXIf" in content:
+        return None
+    pixels = int.from_bytes(content[16:20]) * int.from_bytes(content[20:24])
+    if pixels > _max_pixels() or not _is_intact(content):
         return None
     flag = cv2.IMREAD_COLOR_RGB if color_type == _RGB else cv2.IMREAD_GRAYSCALE
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    except cv2.error:  # such as too little memory
+        return None
     return None if image is None else image.astype(np.uint8, copy=False)
 
 
@@ -183,20 +306,102 @@ def _is_intact(png: bytes) -> bool:
         # Not PillowImage.open, which refuses images of more than 179 megapixels.
         with PngImageFile(BytesIO(png)) as picture:
             picture.verify()
-    except _PILLOW_ERRORS:
+    except Exception:  # a damaged file may raise any error
         return False
     return True
 
 
-def _load(path: Path) -> PillowImage.Image:
-    # Pillow and not cv2: cv2 expands palettes to colors, fills the lost half of a truncated file
-    # with gray, and reports to stderr instead of raising.
+@contextmanager
+def _open(path: Path) -> Iterator[PillowImage.Image]:
+    """Open a picture by Pillow, and turn each error into one that names the file.
+
+    Pillow and not cv2: cv2 expands palettes to colors, fills the lost half of a truncated file with
+    gray, and reports to stderr instead of raising.
+    """
+    limit = _max_pixels()
+    # Pillow's own limit must not be below this one.
+    PillowImage.MAX_IMAGE_PIXELS = max(PillowImage.MAX_IMAGE_PIXELS or limit, limit)
     try:
+        if not is_regular(path):
+            raise UserError(f"{path}: is not a regular file")
         with PillowImage.open(path) as picture:
-            picture.load()
-            return picture
+            _check_header(picture, path, limit)
+            yield picture
+    except UserError:
+        raise
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except _PILLOW_ERRORS as error:
+        what = "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        raise UserError(f"{path}: {what}") from None
+    except PillowImage.DecompressionBombError:
+        raise UserError(f"{path}: {_too_large(limit)}") from None
+    except Exception as error:  # a damaged file may raise any error
         reason = "it is a directory" if path.is_dir() else str(error).replace(str(path), "the file")
-        raise UserError(f"{path}: cannot be read as an image: {reason}") from error
+        what = " ".join(reason.split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read as an image: {what}") from error
+
+
+def _check_header(picture: PillowImage.Image, path: Path, limit: int) -> None:
+    """Raise UserError on a picture that is too large, or of which a part would be dropped."""
+    width, height = picture.size
+    if width * height > limit:
+        raise UserError(f"{path}: {width}x{height} pixels are {_too_large(limit)}")
+    if _bits(picture) > 8 or picture.mode.startswith(("I", "F")):
+        raise UserError(
+            f"{path}: has more than 8 bits per channel, of which the lower ones would be lost; "
+            "convert it to 8 bits, scaled to the range from 0 to 255"
+        )
+    if isinstance(picture, TiffImageFile):
+        tags = picture.tag_v2
+        bands, color_bands = tags.get(_BANDS, 1), _TIFF_BANDS.get(tags.get(_PHOTOMETRIC, 2), 3)
+        if bands > color_bands and tuple(tags.get(_EXTRA_BANDS, ())) not in _TIFF_ALPHA:
+            raise UserError(
+                f"{path}: has {bands} bands, of which only {color_bands} would be read, and the "
+                "others are no alpha channel; write an image of those that a network is to see, "
+                "three or one"
+            )
+
+
+def _bits(picture: PillowImage.Image) -> int:
+    """Return the bits per channel that the file has, which may be more than Pillow reads."""
+    if isinstance(picture, TiffImageFile):
+        return int(max(picture.tag_v2.get(_BITS, (1,))))
+    is_deep = isinstance(picture, PngImageFile) and ";16" in str(picture.tile[0].args)
+    return 16 if is_deep else 8
+
+
+def _check_is_exact(picture: PillowImage.Image, path: Path) -> None:
+    if picture.format in ("JPEG", "MPO"):
+        raise UserError(
+            f"{path}: a mask must not be a JPEG, which changes values; save it as a PNG"
+        )
+
+
+def _has_alpha(picture: PillowImage.Image) -> bool:
+    return picture.mode in _ALPHA_MODES or "transparency" in picture.info
+
+
+def _is_turned(picture: PillowImage.Image) -> bool:
+    """Return whether the EXIF orientation swaps the sides that Pillow tells before the pixels."""
+    # Of a PNG without the key, `getexif` would decode all pixels; of a TIFF the sides are swapped.
+    return "exif" in picture.info and picture.getexif().get(ExifTag.Orientation, 1) >= 5
+
+
+def _palette(picture: PillowImage.Image) -> tuple[Color, ...]:
+    values = picture.getpalette("RGB") or []
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def _max_pixels() -> int:
+    text = os.environ.get("SKSEG_MAX_PIXELS", "")
+    if not text:
+        return MAX_PIXELS
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"the variable SKSEG_MAX_PIXELS must be a whole number, got {text!r}")
+    return int(text)
+
+
+def _too_large(limit: int) -> str:
+    return (
+        f"more than the {limit:,} pixels that are read; the variable SKSEG_MAX_PIXELS sets another "
+        "limit"
+    )

@@ -58,7 +58,9 @@ def registered_normalization(encoder_name: str, weights: str) -> Normalization |
             path = try_to_load_from_cache(
                 record["repo_id"], "config.json", revision=record["revision"]
             )
-            record = json.loads(Path(path).read_text()) if isinstance(path, str) else {}
+            record = (
+                json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str) else {}
+            )
     if not record.get("mean") or not record.get("std"):
         return None
     is_rgb = record.get("input_space", "RGB") == "RGB"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from skseg.data import DatasetSpec, read_pair
+from skseg.data.headers import checked_pairs
 from skseg.errors import UserError
 from skseg.evaluation.reading import read_ahead
 from skseg.evaluation.timing import Stopwatch
@@ -118,7 +119,7 @@ def evaluate(
         (2, (2, 19, 3))
     """
     check_classes(task, spec)
-    pairs = spec.pairs(Path(root), split)
+    pairs = checked_pairs(spec, Path(root), split)
     device = best_device()
     task = task.to(device).eval()
     watch, ranking = Stopwatch(), _Ranking(_EXTREMES)

@@ -11,7 +11,7 @@ from skseg.files import whole_file
 from skseg.metrics import ComparisonRecord, EvaluationRecord, miou
 from skseg.metrics.tables import COLUMNS, percent
 from skseg.training.task import SegmentationTask
-from skseg.viz import plot_examples
+from skseg.viz import plot_examples, save_figure
 
 
 def write_evaluation(
@@ -48,9 +48,8 @@ def write_evaluation(
     with whole_file(output / "report.html") as part:
         page = render_page(evaluation, task.class_names, task.colors, comparison)
         part.write_text(page, encoding="utf-8")
-    with whole_file(output / "predictions.png") as part:
-        picture = plot_examples(evaluation.samples, task.class_names, task.colors)
-        picture.savefig(part, format="png")
+    picture = plot_examples(evaluation.samples, task.class_names, task.colors)
+    save_figure(picture, output / "predictions.png")
 
 
 def markdown(record: EvaluationRecord) -> str:

@@ -48,7 +48,7 @@ class Submission:
             raise UserError(f"`split` must be {' or '.join(OFFICIAL.counts)}, got {split}")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"folder {folder}: exists and is not an empty folder")
-        images, masks = spec.find(root, split)
+        images, masks = (found.by_name for found in spec.find(root, split))
         if not images:
             raise UserError(f"no {spec.name} images for split {split!r} in {root}\n{spec.help}")
         self.folder = folder

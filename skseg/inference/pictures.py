@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from skseg.data import IMAGE_SUFFIXES, read_image
+from skseg.data.finding import describe_left_out, list_files, match_files
 from skseg.errors import UserError
 from skseg.files import whole_file
 from skseg.inference.image import predict, predict_bands
 from skseg.inference.logits import Network
 from skseg.inference.settings import InferenceSettings, best_device
-from skseg.progress import track
+from skseg.progress import say_once, track
 from skseg.viz import overlay, write_png
 
 
@@ -80,6 +81,9 @@ def predict_files(
 def find_pictures(source: str) -> tuple[Path, list[Path]]:
     """Find the image files of a path, a folder or a glob pattern.
 
+    `skseg.data.finding` has the rule for which files of a folder or pattern belong; a message says
+    what is left out.
+
     Args:
         source: A file, a folder that is searched with its subfolders, or a glob pattern.
 
@@ -102,16 +106,19 @@ def find_pictures(source: str) -> tuple[Path, list[Path]]:
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        base, candidates = path, list(path.rglob("*"))
+        base, (found, left_out) = path, list_files(path)
+    elif path.exists():
+        raise UserError(f"{source}: is not a regular file")
     elif glob.has_magic(source):
-        first = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        base = Path(*path.parts[:first])
-        candidates = [Path(found) for found in glob.glob(source, recursive=True)]
+        base, (found, left_out) = match_files(source)
     else:
         raise UserError(f"{source}: no such file or folder")
-    found = sorted(p for p in candidates if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    said = describe_left_out(left_out)
     if not found:
-        raise UserError(f"{source}: no image file ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{source}: no image file ({suffixes}){'; ' * bool(said)}{said}")
+    if said:
+        say_once(f"{source}: {said}")
     return base, found
 
 

@@ -65,7 +65,7 @@ def write_reports(configs: Sequence[Path], results: Path) -> list[Path]:
         folder = results / name
         p_values = {d: adjusted[name, d] for d in study.decoders if study.primary}
         summary = summarize(study, rows[name], p_values, len(adjusted))
-        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         plot_arms(study, rows[name]).savefig(folder / "arms.png")
         if any(record["classes"] for record in summary["decoders"].values()):
             plot_differences(study, rows[name]).savefig(folder / "differences.png")

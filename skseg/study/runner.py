@@ -57,13 +57,17 @@ class _State:
     @classmethod
     def read(cls, path: Path) -> "_State":
         """Read a run's state; without a file, return that of a run that has not started."""
-        return cls(path, **json.loads(path.read_text())) if path.is_file() else cls(path)
+        return (
+            cls(path, **json.loads(path.read_text(encoding="utf-8")))
+            if path.is_file()
+            else cls(path)
+        )
 
     def write(self) -> None:
         """Write the state whole or not at all."""
         content = {k: v for k, v in asdict(self).items() if k != "path"}
         with whole_file(self.path) as part:
-            part.write_text(json.dumps(content))
+            part.write_text(json.dumps(content), encoding="utf-8")
 
     @contextmanager
     def counting_time(self) -> Iterator[None]:
@@ -209,7 +213,7 @@ class Runner:
                 *("--data.root", self.root, "--split", data["split"], "--num_workers", 0),
                 *("--output", folder / "evaluation", "--scales", *self.study.scales),
             )
-        record = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+        record = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
         row = _row(run, folder, record, state)
         with self._table_lock:
             check_rows(self.study, [*read_rows(self.table), row], self.table)
@@ -264,7 +268,7 @@ class Runner:
         if self._stopping:
             raise KeyboardInterrupt
         if code:
-            lines = log.read_text(errors="replace").split("\n")
+            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "no output")
             raise BrokenRunError(f"{name} exited with {code}: {last} (see {log})")
 
@@ -301,7 +305,7 @@ def _terminates_like_ctrl_c() -> Iterator[None]:
 
 
 def _row(run: Run, folder: Path, record: EvaluationRecord, state: _State) -> Row:
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     row: dict[str, object] = {
         "arm": run.arm,
         "encoder": config["model"]["encoder_name"],

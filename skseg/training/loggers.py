@@ -75,13 +75,13 @@ class MetricsLogger(Logger):
             rows = self._kept_rows()
             self._keys = sorted({"step", *metrics, *(rows[0] if rows else ())})
             self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self._keys).writerow(row)
 
     def _kept_rows(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             # A killed process may leave half a line at the end.
             rows = [row for row in reader if None not in row.values()]
@@ -91,7 +91,7 @@ class MetricsLogger(Logger):
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         assert self._keys is not None
-        with whole_file(self.path) as part, part.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self._keys)
             writer.writeheader()
             writer.writerows(rows)

@@ -18,7 +18,7 @@ from skseg.pixels import denormalize
 from skseg.training.loggers import wandb_loggers
 from skseg.training.task import as_task
 from skseg.types import VOID, Batch
-from skseg.viz import Example, plot_examples
+from skseg.viz import Example, plot_examples, save_figure
 
 
 class SavePredictions(pl.Callback):
@@ -70,9 +70,8 @@ class SavePredictions(pl.Callback):
         if not self.samples:
             return
         task = as_task(pl_module)
-        self.directory.mkdir(parents=True, exist_ok=True)
         figure = plot_examples(self.samples, task.class_names, task.colors)
-        figure.savefig(self.directory / f"step_{trainer.global_step:07d}.png")
+        save_figure(figure, self.directory / f"step_{trainer.global_step:07d}.png")
         for logger in wandb_loggers(trainer):
             logger.log_image(
                 "val/predictions",
@@ -188,7 +187,7 @@ class LogTables(pl.Callback):
         if not all(file.is_file() for file in files):
             return
         for logger in wandb_loggers(trainer):
-            record = json.loads(files[1].read_text())
+            record = json.loads(files[1].read_text(encoding="utf-8"))
             record.pop("confusion")  # too long for metadata; the file has it
             artifact = wandb.Artifact(f"{logger.experiment.id}-best", type="model", metadata=record)
             for file in files:

@@ -1,11 +1,15 @@
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from running import run_script
+from running import REPOSITORY, run_script
 
 from skseg.data import get_dataset
 from skseg.data.checking import check_split, contact_sheet
@@ -54,6 +58,7 @@ def test_every_problem_is_named_and_the_rest_counted(root: Path) -> None:
     assert re.search(r"train2\.png: the mask has 6x5 pixels", done.stderr)
     assert re.search(r"1 image\(s\) without a mask: .*val0\.jpg", done.stderr)
     assert "train: 1 images" in done.stdout
+    assert "val: 2 images" in done.stdout  # those that have masks are checked all the same
     assert "4 problems" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -79,3 +84,50 @@ def test_the_suggested_weights_are_those_of_the_loss(root: Path) -> None:
     weights = inverse_log_weights(torch.from_numpy(report.counts))
     done = run_script("check_data", "--data.name", "folder", "--data.root", root)
     assert re.search(rf"class 5 .* {weights[5]:.2f} ", done.stdout)
+
+
+def test_labels_that_stop_training_are_problems(root: Path) -> None:
+    names = ", ".join(f"class {i}" for i in range(13))
+    (root / "classes.yaml").write_text(f"names: [{names}]")
+    arguments = ("--data.name", "folder", "--data.root", root)
+    done = run_script("check_data", *arguments)
+    assert done.returncode == 1
+    assert re.search("no training mask has a pixel of class 'class 12'", done.stderr)
+    assert "1 problems" in done.stdout
+    (root / "classes.yaml").write_text(f"names: [{names}]\nsparse: true")
+    assert run_script("check_data", *arguments).returncode == 0
+
+
+def test_what_is_left_out_is_said(root: Path) -> None:
+    (root / "val" / "images" / "._val0.jpg").touch()
+    os.mkfifo(root / "val" / "images" / "pipe.jpg")
+    done = run_script("check_data", "--data.name", "folder", "--data.root", root)
+    assert done.returncode == 0, done.stderr
+    expected = "val: left out: hidden files or folders (1), pipes, sockets or devices (1)"
+    assert expected in done.stdout
+    assert "train: left out" not in done.stdout
+
+
+def test_class_names_are_text(root: Path) -> None:
+    names = ["[/]", "[red]x", "$x^$", "😀", *(f"class {i}" for i in range(8))]
+    (root / "classes.yaml").write_text(json.dumps({"names": names}))
+    done = run_script("check_data", "--data.name", "folder", "--data.root", root)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert f"│ {name} " in done.stdout
+
+
+def test_text_is_utf_8_whatever_the_system_says(root: Path) -> None:
+    names = ["стена", "😀", *(f"class {i}" for i in range(10))]
+    text = f"names: [{', '.join(names)}]"
+    (root / "classes.yaml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-X", "utf8=0", "scripts/check_data.py"]
+    done = subprocess.run(
+        [*command, "--data.name", "folder", "--data.root", str(root)],
+        cwd=REPOSITORY,
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        encoding="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u0441\\u0442" in done.stdout  # what ASCII cannot show is escaped

@@ -1,11 +1,22 @@
+import os
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from skseg.data.files import VOID, files_by_name, read_image, read_indices, remap
+from skseg.data.files import (
+    VOID,
+    read_colors,
+    read_header,
+    read_image,
+    read_indices,
+    remap,
+    remap_colors,
+)
 from skseg.errors import UserError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -73,15 +84,67 @@ def test_16_bit_grey_is_refused_as_image_and_as_mask(tmp_path):
     Image.fromarray(np.full((4, 6), 3000, np.uint16)).save(path)
     with pytest.raises(UserError, match=r"deep\.png.*8 bits"):
         read_image(path)
-    with pytest.raises(UserError, match=r"deep\.png.*one channel of 8-bit"):
+    with pytest.raises(UserError, match=r"deep\.png.*8 bits"):
         read_indices(path)
 
 
-def test_16_bit_rgb_is_scaled_to_8_bits(tmp_path):
-    import cv2
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bits_are_not_read_as_8(tmp_path, suffix, channels):
+    path = tmp_path / f"deep.{suffix}"
+    cv2.imwrite(str(path), np.full((4, 6, channels), 3000, np.uint16))
+    for read in (read_image, read_header, read_colors):
+        with pytest.raises(UserError, match=rf"deep\.{suffix}: .*8 bits"):
+            read(path)
 
-    cv2.imwrite(str(tmp_path / "a.png"), RGB[..., ::-1].astype(np.uint16) * 257)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB)
+
+def save_bands(path: Path, bands: int, extra: tuple[int, ...], photometric: int = 2) -> Path:
+    """Write a TIFF with any number of bands and no pixels, byte by byte."""
+    tags = ImageFileDirectory_v2()
+    tags[256], tags[257] = 6, 4  # width and height
+    tags[258] = (8,) * bands
+    tags[259], tags[262], tags[277], tags[278] = 1, photometric, bands, 4
+    tags[279] = 24 * bands
+    tags[273] = 8  # of the pixels
+    if extra:
+        tags[338] = extra
+    for kind in (256, 257, 258, 259, 262, 273, 277, 278, 279, 338):
+        tags.tagtype[kind] = 3  # 16-bit numbers
+    path.write_bytes(b"II*\0\x08\0\0\0" + tags.tobytes(8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bands", "extra"), [(4, (0,)), (4, ()), (5, (0, 0)), (5, (2, 0)), (6, (1, 0, 0))]
+)
+def test_bands_that_would_be_dropped_are_refused(tmp_path, bands, extra):
+    path = save_bands(tmp_path / "nir.tif", bands, extra)
+    for read in (read_image, read_header):
+        with pytest.raises(UserError, match=rf"nir\.tif: has {bands} bands"):
+            read(path)
+
+
+def test_a_second_band_of_a_gray_mask_is_refused(tmp_path):
+    path = save_bands(tmp_path / "two.tif", 2, (0,), photometric=1)
+    for read in (read_image, read_indices, read_colors):
+        with pytest.raises(UserError, match=r"two\.tif: has 2 bands, of which only 1 "):
+            read(path)
+
+
+def test_a_real_alpha_channel_of_a_tiff_is_dropped(tmp_path, save):
+    path = save(tmp_path / "a.tif", np.dstack([RGB, np.full((4, 6), 7, np.uint8)]))
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert read_header(path).has_alpha
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_a_header_has_the_size_of_the_pixels(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(RGB).save(path, exif=exif)
+    assert read_header(path).size == read_image(path).shape[:2]
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -105,7 +168,7 @@ def damage(path: Path, kind: str) -> None:
             path.mkdir()
 
 
-@pytest.mark.parametrize("read", [read_image, read_indices])
+@pytest.mark.parametrize("read", [read_image, read_indices, read_colors])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 @pytest.mark.parametrize("kind", ["empty", "truncated", "text", "missing", "directory"])
 def test_an_unreadable_file_is_named(tmp_path, save, capfd, read, suffix, kind):
@@ -145,11 +208,110 @@ def test_remap_names_file_and_values_that_stand_for_no_class():
         remap(mask, {0: 0, 1: 1}, Path("m.png"))
 
 
-def test_by_name_leaves_hidden_files_out():
-    files = [Path("b.png"), Path("a.png"), Path("._a.png")]
-    assert files_by_name(files, lambda file: file.stem) == {"a": Path("a.png"), "b": Path("b.png")}
+def palette_mask(path: Path, indices: list[int], colors: list[int]) -> Path:
+    picture = Image.new("P", (len(indices), 1))
+    picture.putpalette(colors)
+    picture.putdata(indices)
+    picture.save(path)
+    return path
 
 
-def test_by_name_refuses_two_files_of_one_name():
-    with pytest.raises(UserError, match=r"a\.jpg and a\.png"):
-        files_by_name([Path("a.png"), Path("a.jpg")], lambda file: file.stem)
+COLORS = {(0, 0, 0): 0, (255, 0, 0): 1, (9, 9, 9): VOID}
+
+
+def test_a_palette_mask_is_read_by_its_colors(tmp_path):
+    a = palette_mask(tmp_path / "a.png", [0, 1, 0], [0, 0, 0, 255, 0, 0])
+    b = palette_mask(tmp_path / "b.png", [1, 0, 2], [255, 0, 0, 0, 0, 0, 9, 9, 9])
+    assert remap_colors(read_colors(a), COLORS, a).tolist() == [[0, 1, 0]]
+    assert remap_colors(read_colors(b), COLORS, b).tolist() == [[0, 1, VOID]]
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_a_color_mask_is_read_by_its_colors(tmp_path, save, suffix, alpha):
+    choice = np.random.default_rng(0).integers(0, 3, (7, 9))
+    pixels = np.array(list(COLORS), np.uint8)[choice]
+    if alpha:
+        pixels = np.dstack([pixels, np.full((7, 9), 255, np.uint8)])
+    path = save(tmp_path / f"a.{suffix}", pixels)
+    expected = np.array([0, 1, VOID])[choice]
+    np.testing.assert_array_equal(remap_colors(read_colors(path), COLORS, path), expected)
+
+
+def test_transparent_pixels_of_a_mask_are_refused(tmp_path, save):
+    path = save(tmp_path / "a.png", np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(UserError, match=r"a\.png: 6 pixels .*transparent"):
+        read_colors(path)
+
+
+def test_a_mask_without_colors_keeps_its_values(tmp_path, save):
+    path = save(tmp_path / "a.png", GREY)
+    np.testing.assert_array_equal(read_colors(path), GREY)
+
+
+def test_a_color_that_is_not_listed_is_named_with_its_pixels(tmp_path):
+    mask = np.zeros((3, 4, 3), np.uint8)
+    mask[0, :2] = (1, 2, 3)
+    mask[1] = (255, 255, 255)
+    with pytest.raises(UserError) as error:
+        remap_colors(mask, COLORS, Path("m.png"))
+    message = str(error.value)
+    assert message.startswith("m.png: ")
+    assert message.index("[255, 255, 255] (4 pixels)") < message.index("[1, 2, 3] (2 pixels)")
+
+
+@pytest.mark.parametrize("read", [read_indices, read_colors])
+def test_a_jpeg_mask_is_refused(tmp_path, save, read):
+    with pytest.raises(UserError, match=r"a\.jpg: .*JPEG"):
+        read(save(tmp_path / "a.jpg", (16, 16), 1))
+
+
+def png_of(width: int, height: int, color_type: int = 2) -> bytes:
+    """A PNG whose header claims a size, and whose data are a few bytes."""
+    parts = [
+        (b"IHDR", width.to_bytes(4) + height.to_bytes(4) + bytes((8, color_type, 0, 0, 0))),
+        (b"IDAT", zlib.compress(bytes(1000))),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+        for kind, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("read", [read_image, read_header, read_indices, read_colors])
+@pytest.mark.parametrize("color_type", [0, 2])
+@pytest.mark.parametrize("side", [23_000, 30_000, 2**31 - 1])
+def test_an_absurd_size_is_refused_by_the_header(tmp_path, read, color_type, side):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of(side, side, color_type))
+    with pytest.raises(UserError, match=r"bomb\.png: .*more than the 500,000,000 pixels"):
+        read(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_limit_can_be_set(tmp_path, save, monkeypatch):
+    path = save(tmp_path / "a.tif", RGB)
+    monkeypatch.setenv("SKSEG_MAX_PIXELS", "24")
+    assert read_image(path).shape == (4, 6, 3)
+    monkeypatch.setenv("SKSEG_MAX_PIXELS", "23")
+    with pytest.raises(UserError, match=r"a\.tif: 6x4 pixels .* 23 "):
+        read_image(path)
+    monkeypatch.setenv("SKSEG_MAX_PIXELS", "many")
+    with pytest.raises(UserError, match=r"SKSEG_MAX_PIXELS .*'many'"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_header, read_indices, read_colors])
+def test_nothing_waits_for_a_pipe(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: is not a regular file"):
+        read(tmp_path / "pipe.png")
+
+
+def test_a_link_to_nothing_is_called_so(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"a\.png: a link"):
+        read_image(tmp_path / "a.png")

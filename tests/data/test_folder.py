@@ -1,8 +1,10 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from skseg.data import SegmentationDataModule, SegmentationDataset, eval_transform, get_dataset
 from skseg.errors import UserError
@@ -66,7 +68,10 @@ def test_voc_colours() -> None:
         ("names: [a", "is not YAML"),
         ("- a", "has no `names`"),
         ("classes: [a, b]", "has no `names`"),
-        ("names: [a, b]\ncolours: []", "has a key 'colours'; there are names, colors, values"),
+        (
+            "names: [a, b]\ncolours: []",
+            "has a key 'colours'; there are names, colors, values, void, sparse",
+        ),
         ("names: [a]", "`names` must be a list of 2"),
         ("names: [a, a]", "`names` must be a list of 2 to 254 different"),
         ("names: [a, 3]", "`names` must be"),
@@ -74,6 +79,17 @@ def test_voc_colours() -> None:
         ("names: [a, b]\ncolors: [[0, 0, 0], [0, 0, 256]]", "`colors` must be"),
         ("names: [a, b]\nvalues: [1, 1]", "`values` must be a different"),
         ("names: [a, b]\nvalues: [0, x]", "`values` must be"),
+        ("names: [a, b]\nvalues: 5\nvoid: [5]", "`values` must be"),
+        ("names: [a, b]\nvoid: 3", "`void` must be"),
+        ("names: [a, b]\nvoid: [256]", "`void` must be"),
+        ("names: [a, b]\nvoid: [true]", "`void` must be"),
+        ("names: [a, b]\nvoid: [1]", "`void` must be .* no class"),
+        ("names: [a, b]\nvoid: [[1, 2, 3]]", "`void` must be .* `colors`"),
+        (
+            "names: [a, b]\ncolors: [[0, 0, 0], [1, 1, 1]]\nvoid: [[1, 1, 1]]",
+            "`void` must be .* no class",
+        ),
+        ("names: [a, b]\nsparse: 3", "`sparse` must be true or false"),
     ],
 )
 def test_a_wrong_class_table_is_named(root: Path, text: str | None, message: str) -> None:
@@ -89,3 +105,79 @@ def test_a_wrong_class_table_is_named(root: Path, text: str | None, message: str
 def test_a_folder_without_a_split(root: Path) -> None:
     with pytest.raises(UserError, match=r"`eval_split` must be train or val, got 'test'"):
         SegmentationDataModule("folder", str(root), eval_split="test")
+
+
+def write_classes(root: Path, text: str) -> None:
+    (root / "classes.yaml").write_text(text, encoding="utf-8")
+
+
+def test_a_pipe_for_classes_is_not_waited_for(root: Path) -> None:
+    (root / "classes.yaml").unlink()
+    os.mkfifo(root / "classes.yaml")
+    with pytest.raises(UserError, match=r"classes\.yaml: is not a regular file"):
+        get_dataset("folder", root)
+
+
+def test_names_in_any_language(root: Path) -> None:
+    write_classes(root, "names: [стена, 😀 crack]\nvalues: [0, 255]")
+    assert get_dataset("folder", root).classes.names == ("стена", "😀 crack")
+
+
+def test_names_as_json_escapes_them(root: Path) -> None:
+    write_classes(root, r'{"names": ["\ud83d\ude00", "a\udce9"], "values": [0, 255]}')
+    assert get_dataset("folder", root).classes.names == ("😀", "a\N{REPLACEMENT CHARACTER}")
+
+
+def test_void_values(root: Path, save) -> None:
+    write_classes(root, "names: [a, b]\nvalues: [1, 2]\nvoid: [0, 9]")
+    path = save(root / "m.png", np.array([[0, 1, 2, 9, 255]], np.uint8))
+    assert get_dataset("folder", root).read_mask(path).tolist() == [[255, 0, 1, 255, 255]]
+
+
+def test_a_value_of_no_class_gets_the_line_to_write(root: Path, save) -> None:
+    write_classes(root, "names: [a, b]\nvalues: [1, 2]")
+    path = save(root / "m.png", np.array([[0, 1, 2, 9, 255]], np.uint8))
+    with pytest.raises(UserError, match=r"m\.png: mask value\(s\) 0, 9 .*`void: \[0, 9\]`"):
+        get_dataset("folder", root).read_mask(path)
+
+
+def test_colors_read_palette_and_color_masks_and_values_the_others(root: Path, save) -> None:
+    colors = "colors: [[0, 0, 0], [255, 0, 0]]\nvoid: [[0, 0, 9], 7]"
+    write_classes(root, f"names: [a, b]\n{colors}\nvalues: [4, 5]")
+    read_mask = get_dataset("folder", root).read_mask
+    color = save(root / "rgb.png", np.array([[[255, 0, 0], [0, 0, 0], [0, 0, 9]]], np.uint8))
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([0, 0, 9, 255, 0, 0, 0, 0, 0])
+    picture.putdata([1, 2, 0])
+    picture.save(root / "palette.png")
+    gray = save(root / "gray.png", np.array([[5, 4, 7]], np.uint8))
+    for path in (color, root / "palette.png", gray):
+        assert read_mask(path).tolist() == [[1, 0, 255]]
+    strange = save(root / "strange.png", np.full((2, 3, 3), 8, np.uint8))
+    with pytest.raises(UserError, match=r"strange\.png: .*\[8, 8, 8\] \(6 pixels\).*`colors:`"):
+        read_mask(strange)
+
+
+def test_classes_of_one_color_are_read_by_their_values(root: Path, save) -> None:
+    write_classes(root, "names: [a, b]\ncolors: [[1, 1, 1], [1, 1, 1]]")
+    path = save(root / "m.png", np.array([[0, 1]], np.uint8))
+    assert get_dataset("folder", root).read_mask(path).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("layout", ["flat", "kind first", "empty"])
+def test_another_layout_shows_the_one_that_is_read(tmp_path: Path, save, layout: str) -> None:
+    write_classes(tmp_path, "names: [a, b]")
+    if layout == "flat":
+        save(tmp_path / "a.jpg", (2, 2, 3))
+        save(tmp_path / "a_mask.png", (2, 2))
+    elif layout == "kind first":
+        save(tmp_path / "images" / "train" / "a.jpg", (2, 2, 3))
+        save(tmp_path / "masks" / "train" / "a.png", (2, 2))
+    with pytest.raises(UserError, match=r"has no folder SPLIT/images(.|\n)*ROOT/SPLIT/images/NAME"):
+        SegmentationDataModule("folder", str(tmp_path))
+
+
+def test_hidden_folders_are_no_splits(root: Path) -> None:
+    for name in (".cache", "__MACOSX"):
+        (root / name / "images").mkdir(parents=True)
+    assert get_dataset("folder", root).splits == ("train", "val")

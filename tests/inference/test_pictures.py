@@ -1,5 +1,6 @@
 """A user's own pictures, good and bad; `test_scripts.py` runs the script itself."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -103,6 +104,23 @@ def test_an_output_that_cannot_be_written_is_named(
     (tmp_path / "out").write_text("a file")
     (done,) = predict_files(task, str(pictures / "rgb.png"), tmp_path / "out")
     assert "out/rgb.png: cannot be written" in str(done.error)
+
+
+def test_the_rule_of_data_sets_decides_which_pictures_belong(pictures: Path) -> None:
+    (pictures / "._rgb.png").touch()
+    (pictures / "__MACOSX").mkdir()
+    (pictures / "__MACOSX" / "rgb.png").touch()
+    (pictures / "loop").symlink_to(pictures)
+    (pictures / "linked").symlink_to(pictures / "below")
+    os.mkfifo(pictures / "pipe.png")
+    for source in (pictures, pictures / "**" / "*"):
+        found = {p.relative_to(pictures).as_posix() for p in find_pictures(str(source))[1]}
+        assert found == {
+            *("rgb.png", "grey.png", "palette.png", "deep.png", "empty.jpg"),
+            *("below/alpha.png", "below/cmyk.jpg", "linked/alpha.png", "linked/cmyk.jpg"),
+        }
+    with pytest.raises(UserError, match=r"pipe\.png: is not a regular file"):
+        find_pictures(str(pictures / "pipe.png"))
 
 
 @pytest.mark.parametrize("name", ["nothing", "*.gif", "empty folder"])
