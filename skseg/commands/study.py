@@ -67,7 +67,7 @@ def study(
             study, which needs an --output and --runs of its own.
         report: Only write the reports again, of all studies beside --config (configs/studies).
     """
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # names are only text
     if config is None and not report:
         raise UserError("give a `config` to run, or `report`")
     configs = config.parent if config else _OURS
