@@ -142,6 +142,7 @@ def test_odd_variables_take_a_run_offline(
     assert reason in line
     assert KEY not in line
     logger.log_metrics({"loss": 1.0}, step=0)
+    logger.experiment.finish()
     wandb.teardown()
     assert [row["loss"] for row in recorded(tmp_path)] == ["1"]
 
