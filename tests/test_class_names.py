@@ -58,6 +58,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     (run / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+    assert "cannot be recorded" not in done.stderr, done.stderr
     return run
 
 

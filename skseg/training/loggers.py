@@ -225,8 +225,7 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> RunWandbLogger:
     _set_default("WANDB_INIT_TIMEOUT", "30")
     _set_default("WANDB_FINISH_TIMEOUT", "600")
     reason = _offline_reason()  # starts W&B, which reads its variables then
-    folders = [_RUN_FOLDER.fullmatch(path.name) for path in (run_dir / "wandb").glob("*run-*")]
-    earlier = sorted(found.groups() for found in folders if found)
+    earlier = sorted(filter(None, map(_recording, (run_dir / "wandb").glob("*run-*"))))
     logger = RunWandbLogger(
         run_dir,
         name=tracking.name or run_dir.name,
@@ -238,6 +237,15 @@ def wandb_logger(tracking: Tracking, run_dir: Path) -> RunWandbLogger:
     if reason is not None:
         logger.go_offline(reason)
     return logger
+
+
+def _recording(folder: Path) -> tuple[str, str] | None:
+    """Return time and id of a recording; its file has the id, to which the folder may add "-1"."""
+    found = _RUN_FOLDER.fullmatch(folder.name)
+    if found is None:
+        return None
+    ids = [file.stem.removeprefix("run-") for file in folder.glob("run-*.wandb")]
+    return found[1], ids[0] if ids else found[2]
 
 
 _defaults: dict[str, str] = {}  # set here, and so not the user's

@@ -184,7 +184,7 @@ def test_a_run_goes_on_when_wandbs_process_dies(
     assert_same_run(run, untracked)
     parts = sorted(run.glob("wandb/offline-run-*"))
     assert len(parts) == 2
-    assert len({part.name.rsplit("-", 1)[1] for part in parts}) == 1
+    assert len({file.name for part in parts for file in part.glob("run-*.wandb")}) == 1
     rows = recorded(run)
     assert [row for row in rows if "val/miou" in row]
     assert any("val/predictions" in key for row in rows for key in row)
