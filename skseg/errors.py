@@ -1,7 +1,8 @@
 """The one exception for a user's mistake, and the words that help to correct it."""
 
 import errno
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 _WORKER_MARK = "Original Traceback"
@@ -78,6 +79,33 @@ def check_values(
     for name, (is_valid, expected) in rules.items():
         if not is_valid:
             raise UserError(f"{where}`{name}` must be {expected}, got {values[name]!r}")
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    r"""Raise on a class name that is no text in one line, and on one that two classes have.
+
+    Any other text is a valid name.
+
+    Args:
+        names: The names of the classes.
+
+    Raises:
+        UserError: A name is empty, has characters that cannot be printed (line breaks, tabs and
+            other control characters, or halves of a surrogate pair), or is there twice.
+
+    Example:
+        >>> check_class_names(["road", "[/]", "$5", "Straße", "道路"])
+        >>> check_class_names(["road", "side\nwalk"])
+        Traceback (most recent call last):
+        skseg.errors.UserError: class name 'side\nwalk' has characters that cannot be printed
+    """
+    for name in names:
+        if not name.strip():
+            raise UserError(f"class name {name!r} is empty")
+        if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+            raise UserError(f"class name {name!r} has characters that cannot be printed")
+        if names.count(name) > 1:
+            raise UserError(f"class name {name!r} is there twice")
 
 
 def mistake_message(error: Exception) -> str | None:

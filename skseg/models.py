@@ -15,6 +15,7 @@ from skseg.encoders import (  # and registers the encoders
     HUB_IDS,
     LITE_ENCODERS,
     SKSettings,
+    has_converted_units,
     has_sk_units,
     is_path,
     load_lite_weights,
@@ -143,11 +144,19 @@ def build_model(
             if mistake is None:
                 raise
             raise mistake from error
-    if weights.load is not None:
+    # A checkpoint of a converted network has the weights of its SK units.
+    is_trained = is_converted and encoder_weights is not None and _is_converted(encoder_weights)
+    if weights.load is not None and not is_trained:
         weights.load(model.get_submodule("encoder"))
     if sk is not None and is_converted:
         model = _convert(model, encoder_name, sk)
+    if weights.load is not None and is_trained:
+        weights.load(model.get_submodule("encoder"))
     return model
+
+
+def _is_converted(weights: str) -> bool:
+    return is_path(weights) and has_converted_units(weights)
 
 
 class _Weights(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pytorch_lightning.utilities import rank_zero_info
 from rich import get_console, progress
+from rich.markup import escape
 
 Item = TypeVar("Item")
 
@@ -24,7 +25,8 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         [1, 2, 3]
     """
     disable = not get_console().is_terminal  # a file would get empty lines
-    yield from progress.track(items, description, total, transient=True, disable=disable)
+    text = escape(description)  # which rich would read as markup
+    yield from progress.track(items, text, total, transient=True, disable=disable)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from rich.text import Text
 
 from skseg.attention.files import (
     check_output,
@@ -13,7 +14,7 @@ from skseg.attention.files import (
     write_attention,
 )
 from skseg.attention.observe import observe_attention
-from skseg.attention.records import AttentionFile
+from skseg.attention.records import AttentionFile, ClaimRecord
 from skseg.attention.summary import summarize_attention
 from skseg.commands.flags import DataFlags
 from skseg.commands.parser import run_command
@@ -64,7 +65,7 @@ def attention(
         pictures: Number of images in images.png.
         seed: Seed of the bootstrap.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)  # paths and names are only text
     checkpoints = [find_checkpoint(path) for path in ckpt_path]
     name, root, split = find_data(data, checkpoints, split)
     output = output or run_folder(checkpoints[0]) / f"attention-{split}"
@@ -84,16 +85,21 @@ def attention(
     console.print(selection_table(record))
     console.print(growth_table(record))
     for claim in record["claims"].values():
-        console.print(f"[bold]{claim['verdict']}[/]: {claim['claim']}", soft_wrap=True)
+        console.print(Text.assemble(_verdict(claim), claim["claim"]), soft_wrap=True)
         console.print(f"  {claim['numbers']}", soft_wrap=True)
     if record["claims_beyond_blur"]:
         console.print("beyond the effect of blur, which enlarging adds:", soft_wrap=True)
         for claim in record["claims_beyond_blur"].values():
-            console.print(f"  [bold]{claim['verdict']}[/]: {claim['numbers']}", soft_wrap=True)
+            line = Text.assemble("  ", _verdict(claim), claim["numbers"])
+            console.print(line, soft_wrap=True)
     console.print(f"  ({record['interval']})", soft_wrap=True)
     console.print(f"results    {output / 'attention.json'}", soft_wrap=True)
     console.print(f"pictures   {output}/*.png", soft_wrap=True)
     return 0
+
+
+def _verdict(claim: ClaimRecord) -> Text:
+    return Text.assemble((claim["verdict"], "bold"), ": ")
 
 
 def _check_repetitions(paths: Sequence[Path]) -> None:

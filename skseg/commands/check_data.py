@@ -41,7 +41,7 @@ def check_data(
     name, root, _ = find_data(data, [ckpt_path] if ckpt_path else [])
     spec = get_dataset(name, root)
     reports = [check_split(spec, root, split) for split in splits]
-    console = Console()
+    console = Console(markup=False, emoji=False)  # paths and names are only text
     console.print(class_table(reports, spec.classes.names))
     for report in reports:
         sizes = ", ".join(f"{n} of {w}x{h}" for (h, w), n in report.sizes.most_common(5))

@@ -362,7 +362,7 @@ def fit(cli: SegmentationCLI) -> int:
 
 
 def _print_end(cli: SegmentationCLI) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)  # paths and names are only text
     confusion = cli.model.last_confusion
     if confusion is not None and cli.last.validated is not None:
         record = pixel_record(confusion, cli.model.class_names)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skseg.commands.flags import InferenceFlags
-from skseg.commands.parser import run_command
+from skseg.commands.parser import name_flags, run_command
 from skseg.commands.runs import find_checkpoint
 from skseg.convert import optimize_for_inference
 from skseg.inference.pictures import predict_files
@@ -19,11 +19,14 @@ def predict(
     output: Path,
     probabilities: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
+    max_pixels: int | None = None,
     inference: InferenceFlags,
 ) -> int:
     """Segment images: label maps (class indices) and overlays at the images' own size.
 
-    Exits with code 1 if some images failed; the others are written.
+    Results appear whole or not at all. Exits with code 1 if some images failed; the others are
+    written.
 
     Examples:
         skseg predict runs/demo --input photo.jpg --output out
@@ -35,21 +38,29 @@ def predict(
         output: Folder of the results.
         probabilities: Also write NAME.npz: float16 [classes, H, W].
         overwrite: Replace results that exist.
+        resume: Skip images whose results exist, whichever checkpoint they are of.
+        max_pixels: Pixels of the largest image that is decoded, by its header; 500 million when
+            unset.
         inference: How images go through the network.
     """
-    failed = written = 0
+    failed = written = skipped = 0
     settings = inference.settings()
     task = load_model(find_checkpoint(ckpt_path))
     task.model = optimize_for_inference(task.model)
-    for done in predict_files(task, input, output, settings, probabilities, overwrite):
+    choices = (probabilities, overwrite, resume, max_pixels)
+    for done in predict_files(task, input, output, settings, *choices):
         if done.error:
-            print(f"error: {done.error}", file=sys.stderr)
-            failed += 1
-        else:
-            written += 1
-    print(f"{written} label maps and overlays in {output}")
+            print(
+                f"error: {name_flags(str(done.error), ('--max_pixels', '--window'))}",
+                file=sys.stderr,
+            )
+        failed += done.error is not None
+        skipped += not done.is_new
+        written += done.is_new and done.error is None
+    were_there = f"; those of {skipped} images were there" if skipped else ""
+    print(f"{written} label maps and overlays in {output}{were_there}")
     if failed:
-        print(f"{failed} of {written + failed} images failed", file=sys.stderr)
+        print(f"{failed} of {written + skipped + failed} images failed", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -67,7 +67,7 @@ def study(
             study, which needs an --output and --runs of its own.
         report: Only write the reports again, of all studies beside --config (configs/studies).
     """
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # names are only text
     rules = {
         "limit": (limit is None or limit >= 1, "at least 1"),
         "jobs": (jobs >= 1, "at least 1"),

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from skseg.data.files import read_image
 from skseg.data.finding import NamedFiles, describe_left_out, pairing_key
 from skseg.data.transforms import Transform, reseed
-from skseg.errors import UserError
+from skseg.errors import UserError, check_class_names
 from skseg.progress import say_once
 from skseg.types import VOID, Image, Mask
 
@@ -61,6 +61,7 @@ class ClassTable:
         assert len(self.names) == len(self.colors), "a color for each name"
         assert self.categories is None or len(self.names) == len(self.categories)
         assert len(self.names) < VOID, "class indices must stay below void"
+        check_class_names(self.names)
 
     def __len__(self) -> int:
         return len(self.names)

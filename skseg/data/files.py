@@ -64,7 +64,7 @@ class Header(NamedTuple):
     palette: tuple[Color, ...] | None
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, max_pixels: int | None = None) -> Image:
     """Read an image as 8-bit RGB, turned as its EXIF orientation says.
 
     Gray becomes three equal channels, palette indices become their colors, and alpha is dropped,
@@ -72,6 +72,7 @@ def read_image(path: Path) -> Image:
 
     Args:
         path: An image file of any format that Pillow reads.
+        max_pixels: The most pixels of a file that is read; `MAX_PIXELS` when None.
 
     Returns:
         uint8 [H, W, 3].
@@ -88,10 +89,10 @@ def read_image(path: Path) -> Image:
         >>> image.shape, image[0, 0].tolist()
         ((2, 4, 3), [7, 7, 7])
     """
-    image = _decode_png(path, _RGB)
+    image = _decode_png(path, _RGB, max_pixels)
     if image is not None:
         return image
-    with _open(path) as picture:
+    with _open(path, max_pixels) as picture:
         if _has_alpha(picture):
             say_once(ALPHA_IS_DROPPED)
         picture.load()  # turns a TIFF already
@@ -270,7 +271,9 @@ def _ranges(values: Iterable[int]) -> str:
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _decode_png(path: Path, color_type: int) -> NDArray[np.uint8] | None:
+def _decode_png(
+    path: Path, color_type: int, max_pixels: int | None = None
+) -> NDArray[np.uint8] | None:
     """Decode an intact, upright, 8-bit PNG by OpenCV; None leaves the file to Pillow.
 
     OpenCV decodes PNG a quarter faster than Pillow, to the same bytes, which matters where decoding
@@ -279,6 +282,7 @@ def _decode_png(path: Path, color_type: int) -> NDArray[np.uint8] | None:
     Args:
         path: The file.
         color_type: The PNG color type to decode, 0 for gray or 2 for RGB.
+        max_pixels: The most pixels of a file that is decoded here.
     """
     try:
         content = path.read_bytes() if path.is_file() else b""
@@ -288,7 +292,7 @@ def _decode_png(path: Path, color_type: int) -> NDArray[np.uint8] | None:
     if content[24:26] != bytes((8, color_type)) or b"eXIf" in content:
         return None
     pixels = int.from_bytes(content[16:20]) * int.from_bytes(content[20:24])
-    if pixels > _max_pixels() or not _is_intact(content):
+    if pixels > (max_pixels or pixel_limit()) or not _is_intact(content):
         return None
     flag = cv2.IMREAD_COLOR_RGB if color_type == _RGB else cv2.IMREAD_GRAYSCALE
     try:
@@ -312,20 +316,22 @@ def _is_intact(png: bytes) -> bool:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[PillowImage.Image]:
+def _open(path: Path, max_pixels: int | None = None) -> Iterator[PillowImage.Image]:
     """Open a picture by Pillow, and turn each error into one that names the file.
 
     Pillow and not cv2: cv2 expands palettes to colors, fills the lost half of a truncated file with
     gray, and reports to stderr instead of raising.
     """
-    limit = _max_pixels()
+    limit = max_pixels or pixel_limit()
+    # What to raise: a caller that has a limit of its own has it as a parameter.
+    setting = "`max_pixels`" if max_pixels else "the variable SKSEG_MAX_PIXELS"
     # Pillow's own limit must not be below this one.
     PillowImage.MAX_IMAGE_PIXELS = max(PillowImage.MAX_IMAGE_PIXELS or limit, limit)
     try:
         if not is_regular(path):
             raise UserError(f"{path}: is not a regular file")
         with PillowImage.open(path) as picture:
-            _check_header(picture, path, limit)
+            _check_header(picture, path, limit, setting)
             yield picture
     except UserError:
         raise
@@ -333,18 +339,18 @@ def _open(path: Path) -> Iterator[PillowImage.Image]:
         what = "a link to a file that does not exist" if path.is_symlink() else "no such file"
         raise UserError(f"{path}: {what}") from None
     except PillowImage.DecompressionBombError:
-        raise UserError(f"{path}: {_too_large(limit)}") from None
+        raise UserError(f"{path}: {_too_large(limit, setting)}") from None
     except Exception as error:  # a damaged file may raise any error
         reason = "it is a directory" if path.is_dir() else str(error).replace(str(path), "the file")
         what = " ".join(reason.split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read as an image: {what}") from error
 
 
-def _check_header(picture: PillowImage.Image, path: Path, limit: int) -> None:
+def _check_header(picture: PillowImage.Image, path: Path, limit: int, setting: str) -> None:
     """Raise UserError on a picture that is too large, or of which a part would be dropped."""
     width, height = picture.size
     if width * height > limit:
-        raise UserError(f"{path}: {width}x{height} pixels are {_too_large(limit)}")
+        raise UserError(f"{path}: {width}x{height} pixels are {_too_large(limit, setting)}")
     if _bits(picture) > 8 or picture.mode.startswith(("I", "F")):
         raise UserError(
             f"{path}: has more than 8 bits per channel, of which the lower ones would be lost; "
@@ -391,7 +397,16 @@ def _palette(picture: PillowImage.Image) -> tuple[Color, ...]:
     return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
 
 
-def _max_pixels() -> int:
+def pixel_limit() -> int:
+    """Return the most pixels of a file that is read: `MAX_PIXELS`, or the variable's number.
+
+    Raises:
+        UserError: The variable is no such number.
+
+    Example:
+        >>> pixel_limit()
+        500000000
+    """
     text = os.environ.get("SKSEG_MAX_PIXELS", "")
     if not text:
         return MAX_PIXELS
@@ -400,8 +415,5 @@ def _max_pixels() -> int:
     return int(text)
 
 
-def _too_large(limit: int) -> str:
-    return (
-        f"more than the {limit:,} pixels that are read; the variable SKSEG_MAX_PIXELS sets another "
-        "limit"
-    )
+def _too_large(limit: int, setting: str) -> str:
+    return f"more than the {limit:,} pixels that are read; {setting} sets another limit"

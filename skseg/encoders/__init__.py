@@ -13,7 +13,7 @@ from skseg.encoders.sknet import (
     name_with_settings,
 )
 from skseg.encoders.stages import encoder_stages
-from skseg.encoders.weights import HUB_IDS, is_path, load_weights
+from skseg.encoders.weights import HUB_IDS, has_converted_units, is_path, load_weights
 
 
 def list_encoders() -> list[str]:
@@ -61,6 +61,7 @@ __all__ = [
     "SKNetEncoder",
     "SKSettings",
     "encoder_stages",
+    "has_converted_units",
     "has_sk_units",
     "is_path",
     "list_encoders",

@@ -2,12 +2,13 @@
 
 import pickle
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv
@@ -48,7 +49,7 @@ _LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 # Prefixes of what an encoder lacks, and keys under which a file may hold its tensors.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "last_linear.")
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "backbone", "encoder")
 _SHOWN = 3  # names of each problem in an error
 
 
@@ -66,6 +67,56 @@ def smp_settings(name: str | None) -> dict[str, dict[str, Any]]:
             "input_range": [0, 1],
         }
     }
+
+
+def check_records(path: Path) -> None:
+    """Verify the checksums of a file of `torch.save`, which `torch.load` ignores.
+
+    Args:
+        path: The file.
+
+    Raises:
+        BadZipFile: The file is no zip archive, or a record differs from its checksum. Other errors
+            of `zipfile` are possible too.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "encoder.pth"
+        >>> torch.save({"weight": torch.ones(1000)}, path)
+        >>> check_records(path)
+        >>> content = bytearray(path.read_bytes())
+        >>> content[len(content) // 2] ^= 1
+        >>> _ = path.write_bytes(content)
+        >>> check_records(path)
+        Traceback (most recent call last):
+        zipfile.BadZipFile: damaged: encoder/data/0 differs from its checksum
+    """
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise BadZipFile(f"damaged: {damaged} differs from its checksum")
+
+
+def nonfinite_problem(state: Mapping[str, Tensor]) -> str | None:
+    """Return which weights or buffers are not finite, None if all are.
+
+    Example:
+        >>> nonfinite_problem({"a": torch.ones(2), "b": torch.tensor([1.0, torch.inf])})
+        'b has values that are not finite'
+    """
+    for name, value in state.items():
+        if not bool(value.isfinite().all()):
+            return f"{name} has values that are not finite"
+    return None
+
+
+def has_converted_units(path: str | Path) -> bool:
+    """Whether a file of weights has SK units by this package's names.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    return any(".paths.0." in key for key in read_state_dict(path))
 
 
 def is_path(weights: str) -> bool:
@@ -89,8 +140,8 @@ def load_weights(encoder: nn.Module, path: str | Path) -> None:
             encoder's has not, it is adapted as in timm.
 
     Raises:
-        UserError: The file does not exist, cannot be read without running code in it, or does not
-            hold the weights of this encoder. Nothing is loaded then.
+        UserError: The file does not exist, is damaged, cannot be read without running code in it,
+            or does not hold the weights of this encoder. Nothing is loaded then.
 
     Example:
         >>> import tempfile
@@ -104,6 +155,8 @@ def load_weights(encoder: nn.Module, path: str | Path) -> None:
         True
     """
     state = fit_state_dict(encoder, read_state_dict(path), str(path))
+    if problem := nonfinite_problem(state):
+        raise UserError(f"`encoder_weights`: {path}: {problem}")
     nn.Module.load_state_dict(encoder, state)
 
 
@@ -120,13 +173,15 @@ def read_state_dict(path: str | Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
+        if is_zipfile(path):  # torch wrote no archives before 1.6
+            check_records(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"`encoder_weights`: {path}: refused, because it is damaged or would run code; save "
             "only tensors"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+    except Exception as error:  # torch and safetensors raise many kinds of errors on any bytes
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"`encoder_weights`: {path}: cannot be read ({reason})") from error
     for key in _WRAPPERS:
@@ -152,7 +207,7 @@ def fit_state_dict(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
         UserError: Keys are missing or unexpected, or have other shapes; the error names some.
     """
     target: State = nn.Module.state_dict(encoder)
-    fitted = rename(_strip(state), encoder)
+    fitted = rename(state, encoder)
     for key in target.keys() - fitted.keys():
         if key.endswith("num_batches_tracked"):  # older files have none
             fitted[key] = target[key]
@@ -165,20 +220,38 @@ def fit_state_dict(encoder: nn.Module, state: Mapping[str, Tensor], source: str)
     return fitted
 
 
-def rename(state: State, model: nn.Module) -> State:
-    """Rename weights to a model's names, by the layout that fits best."""
+def rename(state: Mapping[str, Tensor], model: nn.Module) -> State:
+    """Rename weights to a model's names: by the prefix and the layout that fit best."""
     target: State = model.state_dict()
-    candidates = [_renamed(state, target, layout) for layout in _LAYOUTS.values()]
+    candidates = [
+        _renamed(inside, target, layout)
+        for inside in _without_prefixes(state, len(target))
+        for layout in _LAYOUTS.values()
+    ]
     return min(candidates, key=lambda found: sum(map(len, _problems(found, target).values())))
 
 
-def _strip(state: Mapping[str, Tensor]) -> State:
-    """Drop the prefixes of data-parallel wrappers, segmentation models and training tasks."""
-    stripped = {key.removeprefix("module."): value for key, value in state.items()}
-    for prefix in ("model.encoder.", "encoder."):
-        if inside := {k[len(prefix) :]: v for k, v in stripped.items() if k.startswith(prefix)}:
-            return inside
-    return stripped
+def _without_prefixes(state: Mapping[str, Tensor], wanted: int) -> list[State]:
+    """Return the weights below each prefix that may be an encoder's.
+
+    Wrappers, segmentation models and training tasks add prefixes such as `module.`,
+    `model.encoder.` and `backbone.`.
+
+    Args:
+        state: Tensors by name.
+        wanted: Number of the encoder's tensors; below its prefix are at least half as many.
+    """
+    # torch.compile adds its prefix wherever a module was compiled.
+    plain = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    below = Counter[str]()
+    for key in plain:
+        parts = key.split(".")
+        below.update(".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
+    prefixes = [prefix for prefix, count in below.items() if 2 * count >= wanted]
+    return [
+        {key.removeprefix(p): value for key, value in plain.items() if key.startswith(p)}
+        for p in ("", *prefixes)
+    ]
 
 
 def _renamed(state: State, target: State, layout: tuple[tuple[str, str], ...]) -> State:

@@ -27,7 +27,9 @@ from skseg.metrics import (
     miou,
     miou_interval,
 )
+from skseg.metrics.records import WeightsRecord
 from skseg.progress import track
+from skseg.training.checkpoints import WeightsSource
 from skseg.training.task import SegmentationTask
 from skseg.types import Mask
 from skseg.viz import Example, shrink
@@ -64,6 +66,7 @@ class Evaluation:
         samples: A few predictions, evenly spread over the split.
         best: The images with the highest mIoU, the highest first.
         worst: The images with the lowest mIoU, the lowest first.
+        source: Which weights the model has, if it was loaded from a checkpoint.
     """
 
     record: EvaluationRecord
@@ -72,6 +75,7 @@ class Evaluation:
     samples: list[Example]
     best: list[Ranked]
     worst: list[Ranked]
+    source: WeightsSource | None = None
 
 
 def evaluate(
@@ -156,6 +160,8 @@ def evaluate(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "versions": {name: version(name) for name in _PACKAGES},
         **({} if checkpoint is None else {"checkpoint": str(checkpoint)}),
+        "root": str(Path(root).resolve()),
+        **({} if task.source is None else _weights(task.source)),
     }
     return Evaluation(
         cast(EvaluationRecord, record),
@@ -164,7 +170,12 @@ def evaluate(
         kept,
         ranking.best,
         ranking.worst,
+        task.source,
     )
+
+
+def _weights(source: WeightsSource) -> WeightsRecord:
+    return {"weights": source.weights, "epoch": source.epoch, "step": source.step}
 
 
 class _Ranking:
@@ -201,10 +212,10 @@ def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> ComparisonR
         seed: Seed of the resamples.
 
     Returns:
-        `names` of both checkpoints if the evaluations have them, `miou` of both, their
-        `difference` (second minus first) with its 95 % `interval` and two-sided `p_value` of a
-        paired bootstrap over images, and `iou` of both by class; fractions from 0 to 1, None where
-        undefined.
+        `names` and `weights` of both checkpoints if the evaluations have them, `miou` of both,
+        their `difference` (second minus first) with its 95 % `interval` and two-sided `p_value` of
+        a paired bootstrap over images, and `iou` of both by class; fractions from 0 to 1, None
+        where undefined.
     """
     assert first.names == second.names, "the same images"
     found = compare_miou(first.counts, second.counts, seed)
@@ -217,5 +228,7 @@ def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> ComparisonR
         "iou": {name: (a["iou"][name], b["iou"][name]) for name in a["iou"]},
     }
     if "checkpoint" in a and "checkpoint" in b:
-        return {"names": (a["checkpoint"], b["checkpoint"]), **record}
+        record = {"names": (a["checkpoint"], b["checkpoint"]), **record}
+    if first.source is not None and second.source is not None:
+        record["weights"] = (_weights(first.source), _weights(second.source))
     return record

@@ -42,6 +42,7 @@ def render_page(
     seconds = record["seconds"]
     return environment.get_template("report.html").render(
         r=record,
+        source=evaluation.source,
         columns=COLUMNS,
         css_colors={
             name: f"rgb({color[0]} {color[1]} {color[2]})"

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skseg.errors import UserError
 from skseg.inference.logits import Network
 from skseg.inference.settings import InferenceSettings
 from skseg.inference.views import View
@@ -45,6 +46,9 @@ def predict(
     Returns:
         Class and confidence of every pixel. Of classes that tie, the first.
 
+    Raises:
+        UserError: The image is not uint8 RGB.
+
     Example:
         >>> class Red:  # a network of two classes: is a pixel red?
         ...     mean, std, device = (0, 0, 0), (1, 1, 1), torch.device("cpu")
@@ -54,6 +58,7 @@ def predict(
         >>> predict(Red(), image).indices.tolist()
         [[1, 0]]
     """
+    _check_image(image)
     height, width = image.shape[:2]
     indices = np.empty((height, width), np.uint8)
     confidence = np.empty((height, width), np.float32)
@@ -63,6 +68,30 @@ def predict(
         indices[rows] = best.indices.to(torch.uint8).cpu().numpy()
         confidence[rows] = best.values.cpu().numpy()
     return Prediction(indices, confidence)
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    network: Network, image: Image, settings: InferenceSettings
+) -> tuple[Mask, NDArray[np.float16]]:
+    """Segment one image in one pass, and keep the probabilities of all classes.
+
+    Args:
+        network: A trained model in eval mode, see `skseg.load_model`.
+        image: [H, W, 3] uint8 RGB.
+        settings: How the image goes through the network.
+
+    Returns:
+        The class indices of `predict`, uint8 [H, W], and the probabilities, float16 [K, H, W].
+
+    Raises:
+        UserError: The image is not uint8 RGB.
+    """
+    indices, bands = [], []
+    for _, probabilities in predict_bands(network, image, settings):
+        indices.append(probabilities.max(0).indices.to(torch.uint8).cpu().numpy())
+        bands.append(probabilities.half().cpu().numpy())
+    return np.concatenate(indices), np.concatenate(bands, axis=1)
 
 
 def predict_bands(
@@ -77,7 +106,11 @@ def predict_bands(
 
     Yields:
         The first row of a band and its probabilities [K, rows, W], float32 on the network's device.
+
+    Raises:
+        UserError: The image is not uint8 RGB.
     """
+    _check_image(image)
     height = image.shape[0]
     views = [
         View(network, image, scale, mirrored, settings)
@@ -90,3 +123,15 @@ def predict_bands(
         for view in views[1:]:
             total += view.logits(top, bottom).softmax(0)
         yield top, total.div_(len(views))
+
+
+def _check_image(image: Image) -> None:
+    """Raise UserError for pixels that would be normalized as if they were 0 to 255."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        found = getattr(image, "dtype", type(image).__name__)
+        raise UserError(
+            f"`image` must be a numpy array of uint8 RGB values from 0 to 255, got {found}; pass "
+            "the pixels as an image file has them, neither scaled to 0..1 nor normalized"
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"`image` must have the shape [H, W, 3], got {list(image.shape)}")

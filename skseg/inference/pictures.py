@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from skseg.data import IMAGE_SUFFIXES, read_image
+from skseg.data.files import pixel_limit
 from skseg.data.finding import describe_left_out, list_files, match_files
-from skseg.errors import UserError
+from skseg.errors import UserError, check_values
 from skseg.files import whole_file
-from skseg.inference.image import predict, predict_bands
+from skseg.inference.image import predict, predict_probabilities
 from skseg.inference.logits import Network
 from skseg.inference.settings import InferenceSettings, best_device
 from skseg.progress import say_once, track
@@ -24,11 +25,13 @@ class PictureResult(NamedTuple):
 
     Attributes:
         picture: The file.
-        error: The error; None if the results are written.
+        error: The error; None if the results are there.
+        is_new: Whether this call wrote the results; with `resume` they may have been there.
     """
 
     picture: Path
     error: UserError | None
+    is_new: bool = True
 
 
 def predict_files(
@@ -38,12 +41,14 @@ def predict_files(
     settings: InferenceSettings = InferenceSettings(),  # noqa: B008  frozen
     probabilities: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
+    max_pixels: int | None = None,
 ) -> Iterator[PictureResult]:
     """Segment image files one by one; a file that fails does not stop the others.
 
     For each file NAME, write class indices to `NAME.png` and an overlay to `NAME_overlay.png`; with
     `probabilities` also `NAME.npz`, whose `probabilities` are float16 [K, H, W]. All have the size
-    of the image.
+    of the image. Each file appears whole or not at all.
 
     Args:
         network: A trained model, see `skseg.load_model`.
@@ -53,25 +58,39 @@ def predict_files(
         settings: How images go through the network.
         probabilities: Whether to write probabilities.
         overwrite: Whether to replace existing results.
+        resume: Whether to skip images all of whose results exist, whichever model wrote them.
+        max_pixels: Pixels of the largest image that is decoded. An image's header decides, so that
+            a small file cannot fill the memory. `skseg.data.files.pixel_limit` when None.
 
     Yields:
         The outcome for each file, when it is done.
 
     Raises:
-        UserError: Before the first image: there is none, two would have the same results, or a
-            result already exists.
+        UserError: Before the first image: there is none, two would have the same results, a
+            result already exists, or a value is out of range.
     """
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    check_values({"max_pixels": limit}, {"max_pixels": (limit >= 1, "at least 1")})
+    if overwrite and resume:
+        raise UserError("`overwrite` and `resume` contradict each other; choose one")
     base, pictures = find_pictures(source)
+    if base.resolve() in output.resolve().parents:  # do not segment the results of earlier calls
+        pictures = [path for path in pictures if output.resolve() not in path.resolve().parents]
+        if not pictures:
+            raise UserError(f"{source}: all its images are in the `output` {output}")
     suffixes = [".png", "_overlay.png", *([".npz"] if probabilities else [])]
     results = [
         [output / f"{path.relative_to(base).with_suffix('')}{suffix}" for suffix in suffixes]
         for path in pictures
     ]
-    _check_results(pictures, results, overwrite)
+    _check_results(pictures, results, may_exist=overwrite or resume)
     network = network.to(best_device()).eval()
     for path, files in track([*zip(pictures, results, strict=True)], "predicting"):
+        if resume and all(file.is_file() for file in files):
+            yield PictureResult(path, None, is_new=False)
+            continue
         try:
-            _predict_file(network, path, files, settings)
+            _predict_file(network, path, files, settings, limit)
         except UserError as error:
             yield PictureResult(path, error)
         else:
@@ -122,25 +141,42 @@ def find_pictures(source: str) -> tuple[Path, list[Path]]:
     return base, found
 
 
-@torch.inference_mode()
 def _predict_file(
-    network: Network, path: Path, files: list[Path], settings: InferenceSettings
+    network: Network,
+    path: Path,
+    files: list[Path],
+    settings: InferenceSettings,
+    max_pixels: int,
 ) -> None:
-    image = read_image(path)
-    indices = predict(network, image, settings).indices
+    label_map, painted, *probabilities = files
     try:
-        write_png(files[0], indices)
-        write_png(files[1], overlay(image, indices, network.colors))
-        for file in files[2:]:
-            bands = [p.half().cpu().numpy() for _, p in predict_bands(network, image, settings)]
+        image = read_image(path, max_pixels)
+        if probabilities:
+            indices, bands = predict_probabilities(network, image, settings)
+        else:
+            indices = predict(network, image, settings).indices
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise UserError(f"{path}: takes more memory than there is; try `window`") from error
+    try:
+        for file in probabilities:
             # Opened here, because numpy appends .npz to other names.
             with whole_file(file) as part, part.open("wb") as stream:
-                np.savez_compressed(stream, probabilities=np.concatenate(bands, axis=1))
+                np.savez_compressed(stream, probabilities=bands)
+        write_png(painted, overlay(image, indices, network.colors))
+        write_png(label_map, indices)
     except OSError as error:
-        raise UserError(f"{files[0]}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{label_map}: cannot be written ({error.strerror})") from error
 
 
-def _check_results(pictures: list[Path], results: list[list[Path]], overwrite: bool) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether numpy or torch could not allocate memory."""
+    kinds = (MemoryError, torch.OutOfMemoryError)  # the latter on GPUs only
+    return isinstance(error, kinds) or "allocate" in str(error)
+
+
+def _check_results(pictures: list[Path], results: list[list[Path]], may_exist: bool) -> None:
     sources = {path.resolve() for path in pictures}
     claimed: dict[Path, Path] = {}
     for path, files in zip(pictures, results, strict=True):
@@ -149,8 +185,9 @@ def _check_results(pictures: list[Path], results: list[list[Path]], overwrite: b
                 raise UserError(f"{file} is one of the input images; choose another `output`")
             if file in claimed:
                 raise UserError(f"{path} and {claimed[file]} would both be written to {file}")
-            if file.exists() and not overwrite:
+            if file.exists() and not may_exist:
                 raise UserError(
-                    f"{file} already exists; choose another `output`, or set `overwrite`"
+                    f"{file} already exists; choose another `output`, set `resume` to skip what is "
+                    "done, or `overwrite`"
                 )
             claimed[file] = path

@@ -108,6 +108,10 @@ class EvaluationRecord(FullRecord):
         device: Name of the device.
         versions: Version of each package that numbers depend on.
         checkpoint: Path of the checkpoint, where the command was given one.
+        root: Folder of the data set.
+        weights: "trained" or "averaged", where the network was loaded from a checkpoint.
+        epoch: Epoch of the checkpoint, counted from 0.
+        step: Optimizer steps of the checkpoint.
     """
 
     data: str
@@ -119,6 +123,18 @@ class EvaluationRecord(FullRecord):
     device: str
     versions: dict[str, str]
     checkpoint: NotRequired[str]
+    root: NotRequired[str]
+    weights: NotRequired[str]
+    epoch: NotRequired[int | None]
+    step: NotRequired[int | None]
+
+
+class WeightsRecord(TypedDict):
+    """Which weights were compared; see `EvaluationRecord`."""
+
+    weights: str | None
+    epoch: int | None
+    step: int | None
 
 
 class ComparisonRecord(TypedDict):
@@ -126,6 +142,7 @@ class ComparisonRecord(TypedDict):
 
     Attributes:
         names: The checkpoints of both, where the command was given them.
+        weights: Which of their weights were compared.
         miou: mIoU of both.
         difference: mIoU of the second minus that of the first.
         interval: 95 % paired bootstrap interval of the difference.
@@ -134,6 +151,7 @@ class ComparisonRecord(TypedDict):
     """
 
     names: NotRequired[tuple[str, str]]
+    weights: NotRequired[tuple[WeightsRecord, WeightsRecord]]
     miou: tuple[Score, Score]
     difference: Score
     interval: tuple[float, float] | None

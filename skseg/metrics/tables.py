@@ -1,8 +1,10 @@
 """Records of scores as tables for the terminal."""
 
+import re
 from typing import Literal, cast
 
 from rich.table import Table
+from rich.text import Text
 
 from skseg.metrics.records import (
     ByClass,
@@ -24,6 +26,8 @@ COLUMNS: dict[ClassScore, str] = {
 }
 """The scores by class of a record, and the titles of their columns."""
 
+_MARKDOWN = re.compile(r"[\\`*<\[\]|~$&#!]|\b_|_\b")  # not a `_` inside a word
+
 
 def iou_table(record: PixelRecord, title: str) -> Table:
     """Tabulate a record of scores by class, in percent; a dash where undefined.
@@ -41,12 +45,12 @@ def iou_table(record: PixelRecord, title: str) -> Table:
         "boundary_iou": found.get("boundary_miou"),
         "boundary_f": found.get("boundary_mean_f"),
     }
-    table = Table(title=title)
-    table.add_column("class")
+    table = Table(title=Text(title, "table.title"))  # a `str` would be read as rich's markup
+    table.add_column("class", overflow="fold")
     for key in columns:
         table.add_column(f"{COLUMNS[key]} %", justify="right")
     for name in found["iou"]:
-        table.add_row(name, *(percent(values[name]) for values in columns.values()))
+        table.add_row(Text(name), *(percent(values[name]) for values in columns.values()))
     table.add_section()
     cells = (percent(means[key]) if key in means else "" for key in columns)
     table.add_row("mean", *cells, style="bold")
@@ -64,11 +68,11 @@ def comparison_table(comparison: ComparisonRecord) -> Table:
         comparison: A result of `skseg.evaluation.evaluate.compare`.
     """
     table = Table(title="IoU %")
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for name in ("other", "this", "difference"):
         table.add_column(name, justify="right")
     for name, (first, second) in comparison["iou"].items():
-        table.add_row(name, percent(first), percent(second), difference(first, second))
+        table.add_row(Text(name), percent(first), percent(second), difference(first, second))
     table.add_section()
     first, second = comparison["miou"]
     means = (percent(first), percent(second), difference(first, second))
@@ -80,6 +84,16 @@ def comparison_table(comparison: ComparisonRecord) -> Table:
             f"p = {comparison['p_value']:.4f} (paired bootstrap over images)"
         )
     return table
+
+
+def markdown_text(text: str) -> str:
+    r"""Escape text such that a Markdown table shows it as it is.
+
+    Example:
+        >>> print(markdown_text("traffic light"), markdown_text("a|b"), markdown_text("<i>"))
+        traffic light a\|b \<i>
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def percent(value: float | None) -> str:

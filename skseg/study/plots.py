@@ -67,5 +67,5 @@ def _plot_intervals(axis: Axes, found: Mapping[str, DifferenceRecord]) -> None:
         axis.hlines(place, *row["interval"], color="tab:blue", lw=2)
         axis.plot([row["difference"]], [place], "o", color="tab:blue", ms=5)
     axis.axvline(0, color="black", lw=0.8)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.grid(axis="x", alpha=0.3)

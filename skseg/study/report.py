@@ -6,6 +6,7 @@ from pathlib import Path
 
 from skseg.errors import UserError
 from skseg.metrics.estimates import interval_words
+from skseg.metrics.tables import markdown_text
 from skseg.study.matrix import Row, Study, check_rows, planned_rows, read_rows, read_study
 from skseg.study.plots import plot_arms, plot_differences
 from skseg.study.records import (
@@ -238,7 +239,8 @@ def _difference_table(found: Mapping[str, DifferenceRecord], title: str) -> list
     if not found:
         return []
     lines = [f"| {title} | pairs | difference, points | interval |", "|---|---:|---:|---|"]
-    lines += [f"| {name} | {row['pairs']} | {_difference(row)} |" for name, row in found.items()]
+    for name, row in found.items():
+        lines.append(f"| {markdown_text(name)} | {row['pairs']} | {_difference(row)} |")
     return [*lines, ""]
 
 

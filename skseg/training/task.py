@@ -1,9 +1,13 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, Self, cast
 
 import pytorch_lightning as pl
@@ -22,12 +26,17 @@ from torchvision.models.segmentation.fcn import FCNHead
 from skseg.convert import Conversion
 from skseg.convert.restore import restore_units
 from skseg.encoders import SKSettings, has_sk_units, weights_normalization
-from skseg.errors import UserError, check_values
+from skseg.errors import UserError, check_class_names, check_values
 from skseg.inference import padded_side, predict_logits
 from skseg.metrics import confusion_matrix, scores
 from skseg.models import build_model, input_rule
 from skseg.pixels import IMAGENET_MEAN, IMAGENET_STD, voc_color
-from skseg.training.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
+from skseg.training.checkpoints import (
+    CHECKPOINT_FORMAT,
+    WeightsSource,
+    read_checkpoint,
+    weights_source,
+)
 from skseg.training.losses import Criterion, Loss
 from skseg.training.optim import Schedule, build_optimizer
 from skseg.training.steps import LogSteps
@@ -101,6 +110,7 @@ class SegmentationTask(pl.LightningModule):
         loss: list[Loss] | None = None,
     ) -> None:
         super().__init__()
+        check_class_names(class_names)
         rules = {
             "decoder_lr_factor": (decoder_lr_factor >= 0, "at least 0"),
             "layer_decay": (layer_decay > 0, "above 0"),
@@ -166,6 +176,7 @@ class SegmentationTask(pl.LightningModule):
         self.confusion = confusion_matrix(len(class_names))
         self.val_loss = MeanMetric()  # over all labeled pixels
         self.last_confusion: Tensor | None = None  # of the latest validation
+        self.source: WeightsSource | None = None  # set by `load_model`
 
     @property
     def conversion(self) -> Conversion | None:
@@ -366,7 +377,8 @@ class SegmentationTask(pl.LightningModule):
         self.log(f"{stage}/pixel_accuracy", values["pixel_accuracy"])
         self.log(f"{stage}/mean_accuracy", values["mean_accuracy"])
         for name, iou in zip(self.class_names, values["iou"], strict=True):
-            self.log(f"{stage}/iou/{name}", iou)
+            # Lightning would refuse a class called dataloader_idx_0 if it were to add one itself.
+            self.log(f"{stage}/iou/{name}", iou, add_dataloader_idx=False)
         return confusion
 
     @classmethod
@@ -399,11 +411,13 @@ def load_model(path: str | Path) -> SegmentationTask:
         path: A checkpoint of `scripts/fit.py`.
 
     Returns:
-        The task in eval mode, with `class_names`, `colors`, `mean` and `std`. Called on
-        normalized images [B, 3, H, W] of any size it returns logits [B, K, H, W].
+        The task in eval mode, with `class_names`, `colors`, `mean` and `std`; `source` says which
+        weights it has. Called on normalized images [B, 3, H, W] of any size it returns logits
+        [B, K, H, W].
 
     Raises:
-        UserError: The file does not exist, or is not a checkpoint of this project.
+        UserError: The file does not exist, is damaged, is not a checkpoint of this project, or has
+            weights that are not finite.
 
     Example:
         >>> import tempfile
@@ -419,18 +433,72 @@ def load_model(path: str | Path) -> SegmentationTask:
         ['road', 'sky']
     """
     checkpoint = read_checkpoint(path)
+    spec = checkpoint["skseg"]["task"]
     # Only training has an auxiliary head.
     state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("auxiliary.")}
-    spec = dict(checkpoint["skseg"]["task"])
-    settings = spec.pop("sk", None)
+    if problem := _spec_problem(spec):
+        raise UserError(f"checkpoint {path}: {problem}")
+    try:
+        task = _rebuild(spec, state)
+        task.load_state_dict(state)
+    except Exception as error:  # a foreign description can fail anywhere in smp and timm
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+        raise UserError(
+            f"checkpoint {path}: its weights are not those of the network that it describes "
+            f"({reason})"
+        ) from error
+    task.source = weights_source(path, checkpoint)
+    return task.eval()
+
+
+def _rebuild(spec: Mapping[str, Any], state: dict[str, Tensor]) -> SegmentationTask:
+    """Build the structure that a checkpoint describes, with random weights."""
+    arguments = dict(spec)
+    settings = arguments.pop("sk", None)
     sk = SKSettings(**settings) if settings else None
     if sk is None or has_sk_units(spec["encoder_name"]):
-        task = SegmentationTask(**spec, sk=sk)
-    else:
-        task = SegmentationTask(**spec)
-        _restore_conversion(task, sk, state)
-    task.load_state_dict(state)
-    return task.eval()
+        return SegmentationTask(**arguments, sk=sk)
+    task = SegmentationTask(**arguments)
+    _restore_conversion(task, sk, state)
+    return task
+
+
+def _spec_problem(spec: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a checkpoint's description of a network, None if nothing is.
+
+    It may have the keys of `SegmentationTask.spec` only. `encoder_weights`, in it or in its
+    `decoder`, would make smp download them.
+    """
+    own = set(inspect.signature(build_model).parameters) - {"decoder"}
+    settings = {field.name for field in fields(SKSettings)}
+    rules: dict[str, Callable[[Any], bool]] = {
+        "class_names": lambda v: v and _are(v, str),
+        "colors": lambda v: _are(v, list | tuple) and all(len(c) == 3 and _are(c, int) for c in v),
+        "mean": lambda v: v and _are(v, float | int) and all(map(math.isfinite, v)),
+        "std": lambda v: v and _are(v, float | int) and all(0 < x < math.inf for x in v),
+        "arch": lambda v: isinstance(v, str),
+        "encoder_name": lambda v: isinstance(v, str),
+        "encoder_depth": lambda v: isinstance(v, int | None),
+        "encoder_output_stride": lambda v: isinstance(v, int | None),
+        "decoder": lambda v: isinstance(v, dict) and _are([*v], str) and not own & v.keys(),
+        "sk": lambda v: v is None or (isinstance(v, dict) and v.keys() <= settings),
+    }
+    for key, value in spec.items():
+        if key not in rules:
+            return f"its network has the unknown key {key!r}"
+        if not rules[key](value):
+            return f"its network has an invalid {key}: {textwrap.shorten(repr(value), 100)}"
+    required = ("class_names", "colors", "mean", "std", "arch", "encoder_name")
+    if missing := [key for key in required if key not in spec]:
+        return f"its network lacks {', '.join(missing)}"
+    if len(spec["colors"]) != len(spec["class_names"]) or len(spec["mean"]) != len(spec["std"]):
+        return "its network has other numbers of names than of colors, or of means than of stds"
+    return None
+
+
+def _are(values: object, kind: type | UnionType) -> bool:
+    """Whether a value is a list or tuple of one kind."""
+    return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
 
 
 def _restore_conversion(task: SegmentationTask, sk: SKSettings, state: dict[str, Tensor]) -> None:

@@ -186,14 +186,10 @@ class LogTables(pl.Callback):
         files = [self.checkpoints / name for name in ("best.ckpt", "best.json")]
         if not all(file.is_file() for file in files):
             return
+        record = json.loads(files[1].read_text(encoding="utf-8"))
+        record.pop("confusion")  # too long for metadata; the file has it
         for logger in wandb_loggers(trainer):
-            record = json.loads(files[1].read_text(encoding="utf-8"))
-            record.pop("confusion")  # too long for metadata; the file has it
-            artifact = wandb.Artifact(f"{logger.experiment.id}-best", type="model", metadata=record)
-            for file in files:
-                # Without a copy in W&B's cache: the run folder holds all of a run.
-                artifact.add_file(str(file), policy="immutable")
-            logger.experiment.log_artifact(artifact, aliases=["best"])
+            logger.log_best(files, record)
 
 
 def score_tables(confusion: Tensor, class_names: list[str]) -> dict[str, Any]:

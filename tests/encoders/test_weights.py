@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import skseg
-from skseg.encoders import load_weights
+from skseg import SegmentationTask
+from skseg.encoders import SKSettings, load_weights
 from skseg.errors import UserError
 
 
@@ -175,6 +176,63 @@ def test_a_training_checkpoint_gives_its_encoder(run_dir: Path) -> None:
     assert all(torch.equal(v, trained[k]) for k, v in model.encoder.state_dict().items())
     with pytest.raises(UserError, match=r"last\.ckpt: not the weights of this encoder: missing"):
         skseg.build_model("unet", "sknet_tiny_se", str(path))
+
+
+@pytest.mark.parametrize("prefix", [
+    "backbone.", "model.", "net.", "module.", "_orig_mod.", "encoder.", "model.encoder.",
+    "module._orig_mod.student.backbone.",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["skresnet18", "tu-resnet10t"])
+def test_the_prefix_that_fits_is_found(prefix: str, name: str, tmp_path: Path) -> None:
+    """Whatever else the file has: a decoder, other heads, parts that were compiled."""
+    trained, encoder = (randomized(smp.encoders.get_encoder(name, weights=None)) for _ in "ab")
+    state = {f"{prefix}{key}": value for key, value in trained.state_dict().items()}
+    state = {k.replace("layer2.", "layer2._orig_mod."): v for k, v in state.items()}
+    if prefix != "_orig_mod.":  # which is no name of a part
+        state |= {f"decoder.{i}.weight": torch.zeros(3) for i in range(200)}
+        state["head.conv1.weight"] = torch.zeros(64, 3, 7, 7)
+    torch.save({"model": state}, tmp_path / "x.pth")
+    load_weights(encoder, tmp_path / "x.pth")
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key])
+
+
+def test_a_converted_networks_checkpoint_for_other_classes(tmp_path: Path) -> None:
+    """Its SK units are there after the conversion, with the trained weights."""
+    known = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "encoder_name": "resnet18"}
+    sk = SKSettings(stages=[4, 5])
+    trained = SegmentationTask(["a", "b"], [(0, 0, 0)] * 2, sk=sk, **known)
+    randomized(trained.model)
+    checkpoint = {"state_dict": trained.state_dict()}
+    trained.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    path = str(tmp_path / "x.ckpt")
+    tuned = SegmentationTask(list("abc"), [(0, 0, 0)] * 3, sk=sk, encoder_weights=path, **known)
+    expected = trained.model.encoder.state_dict()
+    assert any(".paths.1." in key for key in expected)
+    for key, value in tuned.model.encoder.state_dict().items():
+        assert torch.equal(value, expected[key])
+    with pytest.raises(UserError, match="not the weights of this encoder"):
+        SegmentationTask(list("abc"), [(0, 0, 0)] * 3, encoder_weights=path, **known)
+
+
+def test_weights_that_are_damaged_in_silence(original: nn.Module, tmp_path: Path) -> None:
+    """One flipped bit, which torch does not notice, and values that are not finite."""
+    state = original.state_dict()
+    torch.save(state, tmp_path / "x.pth")
+    content = bytearray((tmp_path / "x.pth").read_bytes())
+    weight = state["layer3.0.conv2.conv.weight"]
+    content[content.index(bytes(weight.untyped_storage())) + 3] ^= 1
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pth: .*differs from its checksum"):
+        load_weights(smp.encoders.get_encoder("skresnet18", weights=None), tmp_path / "x.pth")
+    weight = weight.clone()
+    weight[0, 0, 0, 0] = torch.nan
+    save_file({**state, "layer3.0.conv2.conv.weight": weight}, tmp_path / "y.safetensors")
+    with pytest.raises(UserError, match=r"layer3\.0\.conv2\.weight has values that are not finite"):
+        load_weights(
+            smp.encoders.get_encoder("skresnet18", weights=None), tmp_path / "y.safetensors"
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])

@@ -158,3 +158,20 @@ def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
     with pytest.raises(UserError, match=f"^`{key}` must be ") as caught:
         InferenceSettings(**{key: value})
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (picture_of(9, 9) / 255, "float64"),
+        (picture_of(9, 9).astype(np.uint16), "uint16"),
+        (torch.zeros(3, 9, 9), "torch.float32"),
+        (picture_of(9, 9)[..., 0], r"\[9, 9\]"),
+        (np.zeros((9, 9, 4), np.uint8), r"\[9, 9, 4\]"),
+    ],
+)
+def test_other_pixels_than_uint8_rgb_are_refused(image: object, found: str) -> None:
+    """They would be normalized as if they were 0 to 255."""
+    for run in (predict, lambda *given: next(predict_bands(*given))):
+        with pytest.raises(UserError, match=f"`image` must .*got {found}"):
+            run(Tiny(), image, InferenceSettings())

@@ -132,7 +132,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"{name}\.ckpt.*{message}"):
             load_model(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="is a directory"):
         load_model(tmp_path)
 
 

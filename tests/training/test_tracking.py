@@ -133,6 +133,7 @@ def test_a_run_that_chose_its_id_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))  # and later tests have their own
     assert wandb_logger(Tracking(), tmp_path).version is None
     for name in ("run-20250102_030405-older", "run-notes"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
