@@ -1,13 +1,9 @@
 """The LightningModule that trains and validates a segmentation model, and its checkpoints."""
 
-import copy
-import inspect
-import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal, Self, cast
 
 import pytorch_lightning as pl
@@ -15,17 +11,15 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
-from torchvision.models.segmentation.fcn import FCNHead
 
 from skseg.convert import Conversion
 from skseg.convert.restore import restore_units
-from skseg.encoders import SKSettings, has_sk_units, weights_normalization
+from skseg.encoders import SKSettings, has_sk_units
 from skseg.errors import UserError, check_class_names, check_values
 from skseg.inference import padded_side, predict_logits
 from skseg.metrics import confusion_matrix, scores
@@ -37,12 +31,18 @@ from skseg.training.checkpoints import (
     read_checkpoint,
     weights_source,
 )
+from skseg.training.description import description_problem
 from skseg.training.losses import Criterion, Loss
+from skseg.training.network import (
+    STRIDE_16,
+    auxiliary_head,
+    check_normalization,
+    freeze_part,
+    unused_parameters,
+)
 from skseg.training.optim import Schedule, build_optimizer
 from skseg.training.steps import LogSteps
-from skseg.types import VOID, Batch
-
-_STRIDE_16 = 4  # index of the feature of stride 16 in an undilated encoder
+from skseg.types import VOID, as_batch
 
 
 class SegmentationTask(pl.LightningModule):
@@ -162,16 +162,16 @@ class SegmentationTask(pl.LightningModule):
             **(decoder or {}),
         ).to(memory_format=torch.channels_last)  # the faster format on CPUs and tensor cores
         if encoder_weights is not None:
-            _check_normalization(encoder_name, encoder_weights, mean, std)
+            check_normalization(encoder_name, encoder_weights, mean, std)
         self.unfitting = self._start_from(initial_weights) if initial_weights else []
         self.input_rule = input_rule(self.model)
         self.make_optimizer = optimizer
         self.decoder_lr_factor = decoder_lr_factor
         self.schedule = schedule
         self.layer_decay = layer_decay
-        self.frozen = _freeze(self.model, freeze)
+        self.frozen = freeze_part(self.model, freeze)
         self.auxiliary_weight = auxiliary_weight
-        self.auxiliary = _auxiliary_head(self.model, len(class_names)) if auxiliary_weight else None
+        self.auxiliary = auxiliary_head(self.model, len(class_names)) if auxiliary_weight else None
         self.criterion = Criterion(loss or [Loss()], len(class_names))
         self.confusion = confusion_matrix(len(class_names))
         self.val_loss = MeanMetric()  # over all labeled pixels
@@ -299,7 +299,7 @@ class SegmentationTask(pl.LightningModule):
         features: list[Tensor] = []
         # The encoder runs inside smp's model and must run only once, hence the hook.
         hook = self.model.encoder.register_forward_hook(  # type: ignore[union-attr]
-            lambda module, inputs, outputs: features.append(outputs[_STRIDE_16])
+            lambda module, inputs, outputs: features.append(outputs[STRIDE_16])
         )
         try:
             logits: Tensor = self(image)
@@ -436,7 +436,7 @@ def load_model(path: str | Path) -> SegmentationTask:
     spec = checkpoint["skseg"]["task"]
     # Only training has an auxiliary head.
     state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("auxiliary.")}
-    if problem := _spec_problem(spec):
+    if problem := description_problem(spec):
         raise UserError(f"checkpoint {path}: {problem}")
     try:
         task = _rebuild(spec, state)
@@ -463,44 +463,6 @@ def _rebuild(spec: Mapping[str, Any], state: dict[str, Tensor]) -> SegmentationT
     return task
 
 
-def _spec_problem(spec: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a checkpoint's description of a network, None if nothing is.
-
-    It may have the keys of `SegmentationTask.spec` only. `encoder_weights`, in it or in its
-    `decoder`, would make smp download them.
-    """
-    own = set(inspect.signature(build_model).parameters) - {"decoder"}
-    settings = {field.name for field in fields(SKSettings)}
-    rules: dict[str, Callable[[Any], bool]] = {
-        "class_names": lambda v: v and _are(v, str),
-        "colors": lambda v: _are(v, list | tuple) and all(len(c) == 3 and _are(c, int) for c in v),
-        "mean": lambda v: v and _are(v, float | int) and all(map(math.isfinite, v)),
-        "std": lambda v: v and _are(v, float | int) and all(0 < x < math.inf for x in v),
-        "arch": lambda v: isinstance(v, str),
-        "encoder_name": lambda v: isinstance(v, str),
-        "encoder_depth": lambda v: isinstance(v, int | None),
-        "encoder_output_stride": lambda v: isinstance(v, int | None),
-        "decoder": lambda v: isinstance(v, dict) and _are([*v], str) and not own & v.keys(),
-        "sk": lambda v: v is None or (isinstance(v, dict) and v.keys() <= settings),
-    }
-    for key, value in spec.items():
-        if key not in rules:
-            return f"its network has the unknown key {key!r}"
-        if not rules[key](value):
-            return f"its network has an invalid {key}: {textwrap.shorten(repr(value), 100)}"
-    required = ("class_names", "colors", "mean", "std", "arch", "encoder_name")
-    if missing := [key for key in required if key not in spec]:
-        return f"its network lacks {', '.join(missing)}"
-    if len(spec["colors"]) != len(spec["class_names"]) or len(spec["mean"]) != len(spec["std"]):
-        return "its network has other numbers of names than of colors, or of means than of stds"
-    return None
-
-
-def _are(values: object, kind: type | UnionType) -> bool:
-    """Whether a value is a list or tuple of one kind."""
-    return isinstance(values, list | tuple) and all(isinstance(value, kind) for value in values)
-
-
 def _restore_conversion(task: SegmentationTask, sk: SKSettings, state: dict[str, Tensor]) -> None:
     """Give a task the structure of its converted twin, whose weights are `state`."""
     prefix = "model.encoder."
@@ -510,86 +472,7 @@ def _restore_conversion(task: SegmentationTask, sk: SKSettings, state: dict[str,
     task.spec["sk"] = asdict(sk)
 
 
-def as_batch(batch: Any) -> Batch:
-    """Return a batch of any loader as the `Batch` that this package's loaders yield.
-
-    Args:
-        batch: A dictionary; images [B, 3, H, W]; or a tuple of images and masks [B, H, W].
-
-    Example:
-        >>> images, masks = torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
-        >>> as_batch((images, masks))["name"]
-        ['image 0 of the batch', 'image 1 of the batch']
-    """
-    if isinstance(batch, Mapping):
-        return cast(Batch, batch)
-    parts = [batch] if isinstance(batch, Tensor) else list(batch)
-    named: dict[str, Any] = dict(zip(("image", "mask"), parts, strict=False))
-    named["name"] = [f"image {index} of the batch" for index in range(len(parts[0]))]
-    return cast(Batch, named)
-
-
-def unused_parameters(model: nn.Module, channels: int = 3) -> list[str]:
-    """Return the names of the trained parameters that get no gradient.
-
-    Args:
-        model: A segmentation model; it is copied.
-        channels: Channels of its input.
-
-    Example:
-        >>> model = build_model("unet", "sknet_tiny", encoder_depth=3, decoder_channels=(16, 8, 8))
-        >>> unused_parameters(model)[0]
-        'encoder.layer3.0.conv1.weight'
-    """
-    twin = copy.deepcopy(model).train()
-    with torch.random.fork_rng(devices=[]):  # dropout must not change what training draws
-        twin(torch.zeros(2, channels, 64, 64)).sum().backward()
-    return [name for name, p in twin.named_parameters() if p.requires_grad and p.grad is None]
-
-
 def as_task(module: pl.LightningModule) -> SegmentationTask:
     """Return the module that Lightning hands to a callback as the task that it is."""
     assert isinstance(module, SegmentationTask)
     return module
-
-
-def _check_normalization(
-    encoder_name: str, encoder_weights: str, mean: Sequence[float], std: Sequence[float]
-) -> None:
-    """Raise UserError if weights are known to expect images with another normalization."""
-    expected = weights_normalization(encoder_name, encoder_weights)
-    if expected is not None and not expected.agrees(mean, std):
-        shown = " and ".join(
-            f"`{key}` [{', '.join(f'{x:.4f}' for x in values)}]"
-            for key, values in expected._asdict().items()
-        )
-        raise UserError(
-            f"the weights {encoder_weights} of {encoder_name} expect images normalized with "
-            f"{shown}, not {list(mean)} and {list(std)}"
-        )
-
-
-def _freeze(model: nn.Module, what: str | None) -> list[nn.Module]:
-    """Freeze parts of a model; return the modules that must stay in eval mode."""
-    if what is None:
-        return []
-    encoder = model.encoder
-    assert isinstance(encoder, nn.Module)
-    frozen = [encoder]
-    if what == "encoder_norms":
-        norms = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-        frozen = [module for module in encoder.modules() if isinstance(module, norms)]
-    for module in frozen:
-        module.requires_grad_(False).eval()
-    return frozen
-
-
-def _auxiliary_head(model: nn.Module, num_classes: int) -> nn.Module:
-    channels = list(model.encoder.out_channels)  # type: ignore[arg-type, union-attr]
-    if len(channels) <= _STRIDE_16:
-        raise UserError(
-            f"`auxiliary_weight` requires a stage of stride 16: `encoder_depth` must be at least "
-            f"{_STRIDE_16}, got {len(channels) - 1}"
-        )
-    head: nn.Module = FCNHead(channels[_STRIDE_16], num_classes)
-    return head

@@ -11,7 +11,7 @@ from skseg.convert import convert
 from skseg.encoders import SKSettings
 from skseg.metrics import confusion_matrix, scores
 from skseg.training.losses import Loss
-from skseg.training.task import unused_parameters
+from skseg.training.network import unused_parameters
 
 CLASSES = {
     "class_names": ["a", "b", "c"],
