@@ -91,7 +91,7 @@ def check_class_names(names: Sequence[str]) -> None:
 
     Raises:
         UserError: A name is empty, has characters that cannot be printed (line breaks, tabs and
-            other control characters, or halves of a surrogate pair), or is there twice.
+            other control characters, or halves of a surrogate pair), or occurs twice.
 
     Example:
         >>> check_class_names(["road", "[/]", "$5", "Straße", "道路"])
@@ -105,7 +105,7 @@ def check_class_names(names: Sequence[str]) -> None:
         if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
             raise UserError(f"class name {name!r} has characters that cannot be printed")
         if names.count(name) > 1:
-            raise UserError(f"class name {name!r} is there twice")
+            raise UserError(f"class name {name!r} occurs twice")
 
 
 def mistake_message(error: Exception) -> str | None:

@@ -350,7 +350,8 @@ def fit(cli: SegmentationCLI) -> int:
         if cli.model.conversion is not None:
             print(cli.model.conversion)
         if cli.model.unfitting:
-            print(f"start from random values: {', '.join(cli.model.unfitting)}")
+            names = ", ".join(cli.model.unfitting)
+            print(f"initial_weights: nothing fits these, which start from random values: {names}")
     ckpt_path = cli.resumed.path if cli.resumed else None
     with cli.stop.handled():
         cli.trainer.fit(

@@ -28,18 +28,18 @@ def check_flags(config: Any) -> None:
         ),
         "enable_checkpointing": (
             config.enable_checkpointing is False,
-            "cannot be: a run is resumed and evaluated from its checkpoints",
+            "is not supported: a run is resumed and evaluated from its checkpoints",
         ),
         "default_root_dir": (config.default_root_dir is not None, "is not used; set `run_dir`"),
         "use_distributed_sampler": (
             config.use_distributed_sampler,
-            "cannot be: the data set divides the images between the devices itself",
+            "is not supported: the data set divides the images between the devices itself",
         ),
         "max_epochs": (
             config.max_steps == -1
             and (config.max_epochs == -1 or (config.max_epochs is None and config.max_time)),
-            "leaves the schedule without a number of steps; set `max_epochs` or `max_steps`, "
-            "`max_time` may end the run before",
+            "gives the schedule no number of steps; set `trainer.max_epochs` or "
+            "`trainer.max_steps`. `trainer.max_time` may end the run earlier",
         ),
         "limit_train_batches": (config.limit_train_batches == 0, "trains nothing"),
         "max_steps": (config.max_steps == 0, "trains nothing"),

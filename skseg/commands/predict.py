@@ -57,8 +57,8 @@ def predict(
         failed += done.error is not None
         skipped += not done.is_new
         written += done.is_new and done.error is None
-    were_there = f"; those of {skipped} images were there" if skipped else ""
-    print(f"{written} label maps and overlays in {output}{were_there}")
+    were_done = f"; skipped {skipped} images that were done" if skipped else ""
+    print(f"wrote label maps and overlays of {written} images to {output}{were_done}")
     if failed:
         print(f"{failed} of {written + skipped + failed} images failed", file=sys.stderr)
     return 1 if failed else 0

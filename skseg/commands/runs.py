@@ -156,8 +156,8 @@ def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> RunPlace:
         last = last if is_named else _latest(parent)
         if not last.is_file():
             raise UserError(
-                f"`ckpt_path` last: there is no {last}; `ckpt_path` auto starts a run that has no "
-                "checkpoint yet"
+                f"`ckpt_path` last: no checkpoint at {last}; to start a run, omit `ckpt_path`, or "
+                "set `run_dir` and `ckpt_path` auto"
             )
         folder, ckpt_path = last.parents[1], str(last)
     elif ckpt_path is not None and not Path(ckpt_path).is_file():
@@ -192,10 +192,12 @@ def _check_folder(folder: Path, checkpoint: str | None) -> None:
             f"`run_dir` {folder} is not the folder of `ckpt_path` {checkpoint}, and not empty: "
             "name a new folder, or the checkpoint's own"
         )
-    raise UserError(
-        f"`run_dir` {folder} holds a run already: name another folder, or resume it with "
-        "`ckpt_path` auto"
-    )
+    if (_checkpoints(folder) / "last.ckpt").is_file():
+        raise UserError(
+            f"`run_dir` {folder} holds a run already: choose another folder, or resume it with "
+            "`ckpt_path` auto"
+        )
+    raise UserError(f"`run_dir` {folder} is not empty and has no checkpoint; choose another folder")
 
 
 def _checkpoints(folder: Path) -> Path:

@@ -186,7 +186,7 @@ class DatasetSpec:
         wrong: dict[str, Sequence[object]] = {
             "image(s) without a mask": without_mask,
             "mask(s) without an image": without_image,
-            "name(s) that two files have, of which one must go": images.doubles + masks.doubles,
+            "name(s) of two files, of which one must be removed": images.doubles + masks.doubles,
         }
         problems = [
             f"{len(found)} {kind}: {', '.join(map(str, found[:3]))}{', ...' * (len(found) > 3)}"

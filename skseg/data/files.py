@@ -254,10 +254,19 @@ def remap(mask: NDArray[np.uint8], classes: Mapping[int, int], path: Path, hint:
     if indices.max() >= _UNMAPPED and (unmapped := indices == _UNMAPPED).any():
         values = ", ".join(map(str, np.unique(mask[unmapped])[:_MOST_NAMED]))
         raise UserError(
-            f"{path}: mask value(s) {values} stand for no class; "
-            f"allowed are {_ranges(classes)}, and {VOID} for void{hint.format(values=values)}"
+            f"{path}: mask value(s) {values} stand for no class; {_allowed(classes)}"
+            f"{hint.format(values=values)}"
         )
     return indices
+
+
+def _allowed(classes: Mapping[int, int]) -> str:
+    """Write the values of classes and of void."""
+    labeled = [value for value, index in classes.items() if index != VOID]
+    void = [value for value, index in classes.items() if index == VOID]
+    void += [VOID] if VOID not in classes else []
+    said = f"the classes have {_ranges(labeled)}"
+    return f"{said}, and void {_ranges(void)}" if void else said
 
 
 def _ranges(values: Iterable[int]) -> str:
@@ -324,7 +333,7 @@ def _open(path: Path, max_pixels: int | None = None) -> Iterator[PillowImage.Ima
     """
     limit = max_pixels or pixel_limit()
     # What to raise: a caller that has a limit of its own has it as a parameter.
-    setting = "`max_pixels`" if max_pixels else "the variable SKSEG_MAX_PIXELS"
+    setting = "`max_pixels`" if max_pixels else "the environment variable SKSEG_MAX_PIXELS"
     # Pillow's own limit must not be below this one.
     PillowImage.MAX_IMAGE_PIXELS = max(PillowImage.MAX_IMAGE_PIXELS or limit, limit)
     try:
@@ -339,7 +348,7 @@ def _open(path: Path, max_pixels: int | None = None) -> Iterator[PillowImage.Ima
         what = "a link to a file that does not exist" if path.is_symlink() else "no such file"
         raise UserError(f"{path}: {what}") from None
     except PillowImage.DecompressionBombError:
-        raise UserError(f"{path}: {_too_large(limit, setting)}") from None
+        raise UserError(f"{path}: its pixels {_too_large(limit, setting)}") from None
     except Exception as error:  # a damaged file may raise any error
         reason = "it is a directory" if path.is_dir() else str(error).replace(str(path), "the file")
         what = " ".join(reason.split()) or type(error).__name__
@@ -350,7 +359,7 @@ def _check_header(picture: PillowImage.Image, path: Path, limit: int, setting: s
     """Raise UserError on a picture that is too large, or of which a part would be dropped."""
     width, height = picture.size
     if width * height > limit:
-        raise UserError(f"{path}: {width}x{height} pixels are {_too_large(limit, setting)}")
+        raise UserError(f"{path}: {width}x{height} pixels {_too_large(limit, setting)}")
     if _bits(picture) > 8 or picture.mode.startswith(("I", "F")):
         raise UserError(
             f"{path}: has more than 8 bits per channel, of which the lower ones would be lost; "
@@ -362,8 +371,8 @@ def _check_header(picture: PillowImage.Image, path: Path, limit: int, setting: s
         if bands > color_bands and tuple(tags.get(_EXTRA_BANDS, ())) not in _TIFF_ALPHA:
             raise UserError(
                 f"{path}: has {bands} bands, of which only {color_bands} would be read, and the "
-                "others are no alpha channel; write an image of those that a network is to see, "
-                "three or one"
+                "others are no alpha channel; save an image with the one or three bands that the "
+                "network should use"
             )
 
 
@@ -411,9 +420,11 @@ def pixel_limit() -> int:
     if not text:
         return MAX_PIXELS
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"the variable SKSEG_MAX_PIXELS must be a whole number, got {text!r}")
+        raise UserError(
+            f"the variable SKSEG_MAX_PIXELS must be a whole number above 0, got {text!r}"
+        )
     return int(text)
 
 
 def _too_large(limit: int, setting: str) -> str:
-    return f"more than the {limit:,} pixels that are read; {setting} sets another limit"
+    return f"are more than the limit of {limit:,}; to raise it, set {setting}"

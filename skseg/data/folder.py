@@ -173,7 +173,7 @@ def _parse_labels(content: Any, path: Path) -> Labels:
             not set(void_values) & set(values)
             and not set(void_colors) & set(by_color or {})
             and not (void_colors and by_color is None),
-            "values and colors of no class, and colors only where `colors` has different ones",
+            "values and colors of no class (colors only if `colors` gives each class its own)",
         )
     }
     check_values(given, rules, f"{path}: ")

@@ -41,7 +41,7 @@ def description_problem(spec: Mapping[str, Any]) -> str | None:
     if missing := [key for key in required if key not in spec]:
         return f"its network lacks {', '.join(missing)}"
     if len(spec["colors"]) != len(spec["class_names"]) or len(spec["mean"]) != len(spec["std"]):
-        return "its network has other numbers of names than of colors, or of means than of stds"
+        return "the numbers of its class names and colors differ, or those of its mean and std"
     return None
 
 

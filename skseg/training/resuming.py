@@ -108,10 +108,9 @@ def check_resumable(
     groups = {group["name"]: len(group["params"]) for group in optimizer.param_groups}
     averages = any(isinstance(c, WeightAveraging) for c in getattr(trainer, "callbacks", []))
     compared = [
-        *((key, point.spec.get(key), value) for key, value in task.spec.items()),
-        *((_shown(key), point.facts.get(key, value), value) for key, value in facts.items()),
+        *((_flag(key), point.spec.get(key), value) for key, value in task.spec.items()),
+        *((_flag(key), point.facts.get(key, value), value) for key, value in facts.items()),
         ("averaging of weights (`ema`)", point.has_average, averages),
-        ("the number of trained tensors by part", point.groups, groups),
     ]
     for what, before, now in compared:
         if before != now:
@@ -119,14 +118,25 @@ def check_resumable(
                 f"`ckpt_path` {point.path}: {what} is {before!r} in the checkpoint, {now!r} here. "
                 "A resumed run cannot change this; start a new run"
             )
+    if point.groups != groups:
+        raise UserError(
+            f"`ckpt_path` {point.path}: the optimizer has other parameters there; restore "
+            "`model.freeze`, `model.layer_decay` and `model.auxiliary_weight`, or start a new run "
+            "with `model.initial_weights`"
+        )
     limits = [
-        ("trainer.max_epochs", trainer.max_epochs, point.epochs),
-        ("trainer.max_steps", trainer.max_steps, point.global_step),
+        ("trainer.max_epochs", trainer.max_epochs, point.epochs, "epochs"),
+        ("trainer.max_steps", trainer.max_steps, point.global_step, "steps"),
     ]
-    for key, limit, done in limits:
+    for key, limit, done, unit in limits:
         if limit is not None and 0 <= limit < done:
-            raise UserError(f"`{key}` is {limit}, but {point.path} has done {done} already")
+            raise UserError(f"`{key}` is {limit}, but {point.path} has already done {done} {unit}")
 
 
-def _shown(key: str) -> str:
-    return f"`{key}`" if "." in key else f"the number of {key}"
+def _flag(key: str) -> str:
+    """Return the flag in backticks that sets a value, or what the value is."""
+    if key in ("class_names", "colors", "mean", "std"):
+        return f"`data.{key}`" if key in ("mean", "std") else f"the data set's {key}"
+    if " " in key:
+        return f"the number of {key}"
+    return f"`{key}`" if "." in key else f"`model.{key}`"

@@ -116,10 +116,6 @@ class SegmentationTask(pl.LightningModule):
             "layer_decay": (layer_decay > 0, "above 0"),
             "auxiliary_weight": (auxiliary_weight >= 0, "at least 0"),
             "std": (len(std) == len(mean), f"{len(mean)} numbers, as many as `mean`"),
-            "initial_weights": (
-                not (initial_weights and encoder_weights),
-                "unset beside `encoder_weights`",
-            ),
         }
         check_values(
             {
@@ -127,10 +123,11 @@ class SegmentationTask(pl.LightningModule):
                 "layer_decay": layer_decay,
                 "auxiliary_weight": auxiliary_weight,
                 "std": std,
-                "initial_weights": initial_weights,
             },
             rules,
         )
+        if initial_weights and encoder_weights:
+            raise UserError("set `initial_weights` or `encoder_weights`, not both")
         if colors is None:
             colors = [voc_color(index) for index in range(len(class_names))]
         # Plain values: a checkpoint holds them, and no code, to rebuild the model.

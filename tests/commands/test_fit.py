@@ -67,7 +67,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
             " [0.4980, 0.4980, 0.4980] and ",
         ),
         (["--ckpt_path", "nothing.ckpt"], "--ckpt_path nothing.ckpt: no such file"),
-        (["--ckpt_path", "last"], "--ckpt_path last: there is no "),
+        (["--ckpt_path", "last"], "--ckpt_path last: no checkpoint at "),
         (["--trainer.enable_checkpointing", "false"], "--trainer.enable_checkpointing False"),
         (
             ["--trainer.default_root_dir", "x"],
@@ -76,7 +76,7 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--trainer.use_distributed_sampler", "true"], "--trainer.use_distributed_sampler True"),
         (
             ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:05"],
-            "--trainer.max_epochs -1 leaves the schedule without a number of steps",
+            "--trainer.max_epochs -1 gives the schedule no number of steps",
         ),
         (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches 0"),
         (["--trainer.max_steps", "0"], "--trainer.max_steps 0"),
@@ -180,7 +180,7 @@ def test_a_used_folder_is_not_overwritten(
 ) -> None:
     (tmp_path / "metrics.csv").write_text("precious")
     assert fit(arguments(streets_root, tmp_path)) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "is not empty and has no checkpoint" in capsys.readouterr().err
     assert (tmp_path / "metrics.csv").read_text() == "precious"
 
 

@@ -151,7 +151,7 @@ def test_a_run_that_left_no_checkpoint_starts_again(run: Path) -> None:
     (run / "config.yaml").unlink()
     (run / "precious.txt").touch()
     for ckpt_path in (None, "auto"):
-        with pytest.raises(UserError, match="holds a run already"):
+        with pytest.raises(UserError, match="not empty"):
             find_run(str(run), ckpt_path, "x")
 
 

@@ -48,7 +48,7 @@ def test_more_classes_by_index_with_void_and_colours(root: Path, save) -> None:
     assert torch.all(next(iter(module.val_dataloader()))["mask"] == 255)
     save(root / "val" / "masks" / "d.png", (24, 32), 7)
     with pytest.raises(
-        UserError, match=r"d\.png: mask value\(s\) 7 .* allowed are 0 to 2, and 255"
+        UserError, match=r"d\.png: mask value\(s\) 7 .* the classes have 0 to 2, and void 255"
     ):
         next(iter(module.val_dataloader()))
 
