@@ -182,11 +182,12 @@ def test_help_pages(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             "evaluate",
             "--ckpt_path a.ckpt --data.name streets --data.root r --split test --num_workers 0 "
             "--output o --compare b.ckpt --seed 3 --submission s --window 512 1024 --overlap .3 "
-            "--blend uniform --scales 0.75 1 1.25 --flip --precision bf16",
+            "--blend uniform --scales 0.75 1 1.25 --flip --precision bf16 --overwrite",
         ),
         (
             "predict",
-            "--ckpt_path a.ckpt --input i --output o --probabilities --overwrite --window 1024 "
+            "--ckpt_path a.ckpt --input i --output o --probabilities --overwrite --resume "
+            "--max_pixels 9 --window 1024 "
             "--overlap .3 --blend gaussian --scales 1 --flip --precision 32",
         ),
         (

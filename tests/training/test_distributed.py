@@ -115,7 +115,7 @@ def test_ctrl_c_in_a_job_saves_once_and_leaves_no_process(
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_ends_the_others(rank: int, streets_root: Path, tmp_path: Path) -> None:
     callback = {"class_path": "dying.DieInRank", "init_args": {"rank": rank}}
     command = [sys.executable, "-m", "skseg", "fit", *training(streets_root, tmp_path / "run", 2)]

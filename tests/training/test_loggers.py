@@ -80,8 +80,12 @@ def recorded(run: Path) -> list[dict[str, str]]:
     ("environment", "reason"),
     [
         ({"WANDB_BASE_URL": CLOSED}, "127.0.0.1:9"),
-        ({"WANDB_BASE_URL": "FORBIDS"}, "127.0.0.1"),
-        ({"WANDB_MODE": "foo", "WANDB_BASE_URL": "nonsense"}, "WANDB_BASE_URL is 'nonsense'"),
+        pytest.param({"WANDB_BASE_URL": "FORBIDS"}, "127.0.0.1", marks=pytest.mark.slow),
+        pytest.param(
+            {"WANDB_MODE": "foo", "WANDB_BASE_URL": "nonsense"},
+            "WANDB_BASE_URL is 'nonsense'",
+            marks=pytest.mark.slow,
+        ),
         ({"WANDB_MODE": "offline", "WANDB_CACHE_DIR": "FILE", "WANDB_DATA_DIR": "FILE"}, "FILE"),
     ],
     ids=lambda value: None if isinstance(value, str) else ",".join(value.values()),
@@ -231,6 +235,7 @@ class GoesAway(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+@pytest.mark.slow
 def test_an_outage_during_a_run_changes_nothing(
     streets_root: Path, untracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,11 +148,11 @@ def test_lost_steps_are_done_again_and_logged_once(
 @pytest.mark.parametrize(
     ("number", "place", "after", "saved"),
     [
-        (signal.SIGTERM, "batch", 4, 5),
         (signal.SIGINT, "batch", 4, 5),
-        (signal.SIGUSR1, "batch", 4, 5),
-        (signal.SIGINT, "validation", 6, 6),  # at the end of the second epoch
-        (signal.SIGTERM, "validation", 9, 9),  # at the end of the run
+        (signal.SIGTERM, "validation", 6, 6),  # at the end of the second epoch
+        pytest.param(signal.SIGTERM, "batch", 4, 5, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, "batch", 4, 5, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "validation", 9, 9, marks=pytest.mark.slow),  # the last one
     ],
     ids=str,
 )
@@ -188,6 +188,7 @@ def test_a_signal_before_the_first_step(whole: Path, streets_root: Path, tmp_pat
     assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_survive_a_stop_in_a_validation(
     streets_root: Path, tmp_path: Path
 ) -> None:
@@ -221,9 +222,13 @@ def test_a_limit_within_an_epoch_does_not_skip_its_rest(
 @pytest.mark.parametrize(
     ("more", "validated"),
     [
-        (["--trainer.check_val_every_n_epoch", 2], [5, 8]),
+        pytest.param(["--trainer.check_val_every_n_epoch", 2], [5, 8], marks=pytest.mark.slow),
         (["--trainer.check_val_every_n_epoch", 9], [8]),
-        (["--trainer.check_val_every_n_epoch", 9, "--trainer.max_steps", 5], [4]),
+        pytest.param(
+            ["--trainer.check_val_every_n_epoch", 9, "--trainer.max_steps", 5],
+            [4],
+            marks=pytest.mark.slow,
+        ),
         (
             ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 2],
             [1, 3, 5, 7, 8],

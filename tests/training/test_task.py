@@ -235,7 +235,7 @@ def test_parameters_without_a_gradient_are_found(
 
 
 def test_a_network_for_other_classes_starts_from_a_checkpoint(tmp_path: Path) -> None:
-    converted = {"encoder_name": "mobilenet_v2", "sk": SKSettings(stages=[4, 5])}
+    converted = {"encoder_name": "resnet18", "sk": SKSettings(modules=["layer4.1.conv2"])}
     first = SegmentationTask(**CLASSES, **converted)
     save(first, tmp_path / "first.ckpt")
     path = str(tmp_path / "first.ckpt")
@@ -249,7 +249,7 @@ def test_a_network_for_other_classes_starts_from_a_checkpoint(tmp_path: Path) ->
         assert name in second.unfitting or torch.equal(state[name], value)
     assert SegmentationTask(**CLASSES, **converted, initial_weights=path).unfitting == []
     for wrong, message in (
-        ({**normalization, "encoder_name": "sknet_tiny"}, "mobilenet_v2"),
+        ({**normalization, "encoder_name": "sknet_tiny"}, "resnet18"),
         (converted, "`mean`"),
         ({**normalization, **converted, "encoder_weights": path}, "`encoder_weights`"),
     ):

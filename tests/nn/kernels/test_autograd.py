@@ -35,8 +35,8 @@ def test_a_depthwise_unit_and_all_gradients_equal_torch(act: type, select: str) 
     """Two branches of a converted network: of the fused unit, and of one that is not."""
     torch.manual_seed(0)
     unit = SKConv2d(
-        *(32, 32, 2),
-        **{"groups": 32, "branches": [(5,), (7,)], "fuse_norm": "layer"},
+        *(32, 32),
+        **{"stride": 2, "groups": 32, "branches": [(5,), (7,)], "fuse_norm": "layer"},
         **{"act_layer": act, "select": select},
     )
     randomize_norms(unit)
