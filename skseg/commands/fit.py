@@ -22,7 +22,7 @@ from rich.console import Console
 
 from skseg.commands.limits import check_batch, check_flags, check_limits
 from skseg.commands.parser import CommandParser, HelpFormatter, describe, exit_code
-from skseg.commands.runs import claimed, find_run, is_main_process
+from skseg.commands.runs import DUMP_HEADER, claimed, find_run, is_main_process
 from skseg.data import SegmentationDataModule
 from skseg.data.class_weights import inverse_log_weights
 from skseg.errors import UserError
@@ -201,9 +201,12 @@ class SegmentationCLI(LightningCLI):
         self.resumed = read_resume_point(place.checkpoint) if place.checkpoint else None
         self.run_dir = place.folder
         # One for the check alone: that of the run is built together with the network.
-        SegmentationDataModule(**self.config.data.as_dict()).check_files()
+        SegmentationDataModule(**self.config.data.clone(with_meta=False).as_dict()).check_files()
         if is_main_process():
             self.run_dir = self._context.enter_context(claimed(place))
+            if place.is_named:  # another run may have used the folder until now
+                place = find_run(self.config.run_dir, self.config.ckpt_path, stem)
+                self.resumed = read_resume_point(place.checkpoint) if place.checkpoint else None
         if self.resumed:
             # The checkpoint has all weights, and the file of the first ones may be gone.
             self.config = self.full_config.clone()
@@ -259,7 +262,9 @@ class SegmentationCLI(LightningCLI):
 
     def save_config(self) -> None:
         """Write the full configuration to the run folder and to the loggers."""
-        self.parser.save(self.full_config, self.run_dir / "config.yaml", overwrite=True)
+        self.parser.save(
+            self.full_config, self.run_dir / "config.yaml", overwrite=True, multifile=False
+        )
         for logger in wandb_loggers(self.trainer):
             logger.log_hyperparams(self.full_config.clone(with_meta=False).as_dict())
 
@@ -323,7 +328,7 @@ def _parser() -> FitParser:
         usage="%(prog)s --config FILE [--FLAG VALUE ...]",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
-        dump_header=[f"pytorch_lightning=={pl.__version__}"],  # of config.yaml, as LightningCLI's
+        dump_header=[f"{DUMP_HEADER}{pl.__version__}"],  # of config.yaml, as LightningCLI's
     )
 
 
@@ -367,9 +372,10 @@ def _print_end(cli: SegmentationCLI) -> None:
     confusion = cli.model.last_confusion
     if confusion is not None and cli.last.validated is not None:
         record = pixel_record(confusion, cli.model.class_names)
-        weights = "averaged weights" if cli.config_init.ema is not None else "weights"
-        place = f"{weights} of epoch {cli.last.validated.epoch}, step {cli.last.validated.step}"
-        console.print(iou_table(record, f"{cli.datamodule.eval_split}, {place}"))
+        weights = "averaged" if cli.config_init.ema is not None else "trained"
+        epoch, step = cli.last.validated
+        title = f"{cli.datamodule.eval_split}, {weights} weights, step {step} (epoch {epoch})"
+        console.print(iou_table(record, title))
     if cli.pictures.last:
         console.print(f"picture    {cli.pictures.last}", soft_wrap=True)
     console.print(f"checkpoint {cli.last.path}", soft_wrap=True)

@@ -75,6 +75,16 @@ def check_limits(trainer: pl.Trainer, data: SegmentationDataModule) -> None:
             f"`trainer.val_check_interval` {interval} is above the {count} batches of an epoch; "
             "it counts over epochs if `trainer.check_val_every_n_epoch` is null"
         )
+    steps = trainer.accumulate_grad_batches
+    if not isinstance(interval, int | float):  # a time
+        return
+    every = interval if isinstance(interval, int) else max(1, int(count * interval))
+    over_epochs = trainer.check_val_every_n_epoch is None
+    if (every < count or over_epochs) and (every % steps or (over_epochs and count % steps)):
+        raise UserError(
+            f"`trainer.val_check_interval` validates every {every} of {count} batches, between the "
+            f"{steps} batches of a step (`trainer.accumulate_grad_batches`); choose a multiple"
+        )
 
 
 def check_batch(task: SegmentationTask, images: int) -> None:

@@ -58,7 +58,9 @@ def predict(
         skipped += not done.is_new
         written += done.is_new and done.error is None
     were_done = f"; skipped {skipped} images that were done" if skipped else ""
-    print(f"wrote label maps and overlays of {written} images to {output}{were_done}")
+    print(
+        f"wrote label maps (class indices) and overlays of {written} images to {output}{were_done}"
+    )
     if failed:
         print(f"{failed} of {written + skipped + failed} images failed", file=sys.stderr)
     return 1 if failed else 0

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import yaml
 
 from skseg.commands.flags import DataFlags
 from skseg.data import default_root
 from skseg.errors import UserError
+
+DUMP_HEADER = "pytorch_lightning=="
+"""How the comment begins that `skseg fit` writes at the top of a run's config.yaml."""
 
 _LOCK = ".lock"  # file that the process of a run keeps locked
 
@@ -182,7 +185,7 @@ def _check_folder(folder: Path, checkpoint: str | None) -> None:
     if checkpoint is not None and Path(checkpoint).resolve().parent == _checkpoints(folder):
         return
     found = [p for p in folder.iterdir() if p.name != _LOCK] if folder.is_dir() else []
-    is_unstarted = (folder / "config.yaml").is_file() and not any(
+    is_unstarted = _is_written_by_fit(folder / "config.yaml") and not any(
         _checkpoints(folder).glob("*.ckpt")
     )
     if not found or (is_unstarted and checkpoint is None):
@@ -198,6 +201,22 @@ def _check_folder(folder: Path, checkpoint: str | None) -> None:
             "`ckpt_path` auto"
         )
     raise UserError(f"`run_dir` {folder} is not empty and has no checkpoint; choose another folder")
+
+
+def _is_same_file(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one at a path, which another run may have removed."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_written_by_fit(config: Path) -> bool:
+    """Whether a file is the configuration that a run wrote, and not one of the user's."""
+    try:
+        return config.read_text(encoding="utf-8").startswith(f"# {DUMP_HEADER}")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _checkpoints(folder: Path) -> Path:
@@ -239,6 +258,8 @@ def claimed(place: RunPlace) -> Iterator[Path]:
             ) from None
         except OSError:  # a file system without locks
             pass
+        if not _is_same_file(lock, folder / _LOCK):
+            raise UserError(f"`run_dir` {folder} has just been used by another run; try again")
         lock.truncate(0)
         now = datetime.now().isoformat(" ", "seconds")
         lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")

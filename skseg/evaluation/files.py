@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -20,6 +21,10 @@ from skseg.viz import plot_examples, save_figure
 
 _RECORD = "evaluation.json"
 _COMPARISON = "comparison.json"
+_RESULTS = (
+    *(_COMPARISON, "evaluation.csv", "evaluation.md", "images.csv", "report.html"),
+    "predictions.png",
+)
 
 
 def write_evaluation(
@@ -78,12 +83,10 @@ def _replaced_folder(output: Path) -> Iterator[Path]:
     the earlier evaluation, or none: the record comes last.
     """
     output = output.resolve()
-    part = output.with_name(f".{output.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=output))
     try:
         yield part
-        output.mkdir(exist_ok=True)
         for name in (_RECORD, _COMPARISON):  # the new evaluation may have no comparison
             (output / name).unlink(missing_ok=True)
         for file in sorted(part.iterdir(), key=lambda file: file.name == _RECORD):
@@ -139,7 +142,13 @@ def check_output(
         earlier = json.loads((output / _RECORD).read_text(encoding="utf-8"))
         assert isinstance(earlier, dict)
     except (OSError, ValueError, AssertionError):
-        return  # no evaluation, or none that can be read
+        strange = [name for name in _RESULTS if (output / name).exists()]
+        if strange:
+            raise UserError(
+                f"`output` {output} has {strange[0]}, but no evaluation that it belongs to; choose "
+                "another folder, or set `overwrite`"
+            ) from None
+        return
     new = {"data": data, "split": split, "root": str(root.resolve())}
     new["inference"] = json.loads(json.dumps(asdict(settings)))
     for key, value in new.items():

@@ -85,7 +85,9 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
+        last = path / "checkpoints" / "last.ckpt"
         what = "is a directory" if path.is_dir() else "no such file"
+        what += "; give its checkpoints/last.ckpt" if last.is_file() else ""
         raise UserError(f"checkpoint {path}: {what}")
     try:
         check_records(path)
@@ -119,6 +121,8 @@ def _state_problem(state: object) -> str | None:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             return f"its weights have an entry {name!r} that is no tensor"
+        if value.is_meta or value.layout is not torch.strided:
+            return f"its weight {name!r} has no values"
     return nonfinite_problem(state)
 
 

@@ -22,7 +22,7 @@ def description_problem(spec: Mapping[str, Any]) -> str | None:
     settings = {field.name for field in fields(SKSettings)}
     rules: dict[str, Callable[[Any], bool]] = {
         "class_names": lambda v: v and _are(v, str),
-        "colors": lambda v: _are(v, list | tuple) and all(len(c) == 3 and _are(c, int) for c in v),
+        "colors": lambda v: _are(v, list | tuple) and all(_is_color(c) for c in v),
         "mean": lambda v: v and _are(v, float | int) and all(map(math.isfinite, v)),
         "std": lambda v: v and _are(v, float | int) and all(0 < x < math.inf for x in v),
         "arch": lambda v: isinstance(v, str),
@@ -43,6 +43,14 @@ def description_problem(spec: Mapping[str, Any]) -> str | None:
     if len(spec["colors"]) != len(spec["class_names"]) or len(spec["mean"]) != len(spec["std"]):
         return "the numbers of its class names and colors differ, or those of its mean and std"
     return None
+
+
+def _is_color(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(part) is int and 0 <= part <= 255 for part in value)
+    )
 
 
 def _are(values: object, kind: type | UnionType) -> bool:

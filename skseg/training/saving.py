@@ -1,6 +1,7 @@
 """When a run saves its checkpoints: after epochs, every n steps, on a signal, and the best one."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
@@ -24,7 +25,7 @@ class Validated(NamedTuple):
     """Which weights the latest scores are of.
 
     Attributes:
-        epoch: Epochs begun, from 1.
+        epoch: The epoch, counted from 0 as in `metrics.csv`.
         step: Optimizer steps done.
     """
 
@@ -120,7 +121,7 @@ class RunCheckpoint(Checkpoint):
             by_steps and _in_last_epoch(trainer) and _in_last_batch(trainer)
         ):
             trainer.should_stop = True
-        if trainer.should_stop and not by_steps:
+        if _is_stopping(trainer) and not by_steps:
             trainer.check_val_every_n_epoch = 1  # Lightning validates before it stops
         # A validation or the end of the epoch comes first: it belongs to the steps done. And
         # gradients that accumulate over more batches are in no checkpoint.
@@ -156,6 +157,10 @@ class RunCheckpoint(Checkpoint):
         if signal is None:
             return
         if not trainer.sanity_checking:
+            # A resumed run could not do the last validation again, nor accumulate the gradients of
+            # the batches before it: finish it, and stop at the next checkpoint.
+            if _is_stopping(trainer) or _is_accumulating(trainer):
+                return
             _restore_trained_weights(trainer, pl_module)
             self._in_validation = True
             self._save_last(trainer, pl_module, [])
@@ -165,7 +170,7 @@ class RunCheckpoint(Checkpoint):
         """Remember which weights the scores are of; save the best within an epoch."""
         if trainer.sanity_checking:
             return
-        self.validated = Validated(trainer.current_epoch + 1, trainer.global_step)
+        self.validated = Validated(trainer.current_epoch, trainer.global_step)
         if not _in_last_batch(trainer):
             self._save_best(trainer, as_task(pl_module))
 
@@ -174,18 +179,16 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         """Say in Lightning's counters where a resumed run starts."""
         loop = checkpoint["loops"]["fit_loop"]
-        epochs, finished = loop["epoch_progress"], 0
-        if self._in_validation and not trainer.should_stop:
+        epochs = loop["epoch_progress"]
+        if self._in_validation:
             # A resumed run does the validation from its start.
             for counts in loop["epoch_loop.val_loop.batch_progress"].values():
                 if isinstance(counts, dict):
                     counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-        elif self._in_validation and _in_last_batch(trainer):
-            finished = 1  # nothing is left to train
         elif _is_finished(epochs) and not _in_last_batch(trainer):
-            finished = -1  # stopped by a limit within the epoch, which Lightning counts as done
-        for counts in epochs.values():
-            counts["processed"] += finished
+            # Stopped by a limit within the epoch, which Lightning counts as done.
+            for counts in epochs.values():
+                counts["processed"] -= 1
 
     @staticmethod
     def _validate_last_epoch(trainer: pl.Trainer) -> None:
@@ -217,12 +220,13 @@ class RunCheckpoint(Checkpoint):
         self._saved = trainer.global_step
 
     def _end(self, trainer: pl.Trainer, signal: Signals) -> NoReturn:
-        folder = self.directory.parent
+        folder = shlex.quote(str(self.directory.parent))
+        command = f"skseg fit --config {folder}/config.yaml --run_dir {folder} --ckpt_path auto"
         if trainer.global_step:
             done = f"saved {self.path} after step {trainer.global_step}"
         else:
             done = "stopped before the first step"
-        rank_zero_info(f"{signal.name}: {done}; go on with --run_dir {folder} --ckpt_path auto")
+        rank_zero_info(f"{signal.name}: {done}; go on with `{command}`")
         raise SystemExit(128 + signal)
 
 
@@ -263,9 +267,22 @@ def _check_weights(module: nn.Module, step: int, names: Sequence[str], latest: P
         )
 
 
+def _is_stopping(trainer: pl.Trainer) -> bool:
+    """Whether the run ends after this batch; before `min_epochs` `should_stop` has no effect."""
+    loop = trainer.fit_loop
+    reached = loop.epoch_loop.global_step == trainer.max_steps
+    return trainer.should_stop and (reached or loop._can_stop_early)
+
+
+def _is_accumulating(trainer: pl.Trainer) -> bool:
+    """Whether gradients of earlier batches wait for an optimizer step."""
+    done = trainer.fit_loop.batch_idx + 1
+    return bool(done % trainer.accumulate_grad_batches) and not _in_last_batch(trainer)
+
+
 def _is_followed(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether a validation or the end of the epoch follows a batch."""
-    if batch_idx + 1 == trainer.num_training_batches or trainer.should_stop:
+    if batch_idx + 1 == trainer.num_training_batches or _is_stopping(trainer):
         return True
     over_epochs = trainer.check_val_every_n_epoch is None
     done = (trainer.fit_loop.total_batch_idx if over_epochs else batch_idx) + 1

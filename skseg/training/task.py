@@ -221,7 +221,8 @@ class SegmentationTask(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Log losses and learning rates to the loggers of any trainer."""
-        return [LogSteps()]
+        has_it = any(isinstance(c, LogSteps) for c in getattr(self.trainer, "callbacks", []))
+        return [] if has_it else [LogSteps()]
 
     def setup(self, stage: str) -> None:
         """Keep parameters without a gradient from DDP, which would wait for them.

@@ -24,7 +24,8 @@ def write_run(folder: Path, **data: object) -> Path:
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "last.ckpt").touch()
     (folder / "checkpoints" / "best.ckpt").touch()
-    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    text = "# pytorch_lightning==2.6\n" + yaml.safe_dump({"data": data})
+    (folder / "config.yaml").write_text(text)
     return folder
 
 
@@ -148,8 +149,7 @@ def test_a_run_that_left_no_checkpoint_starts_again(run: Path) -> None:
         path.unlink()
     for ckpt_path in (None, "auto"):
         assert find_run(str(run), ckpt_path, "x").checkpoint is None
-    (run / "config.yaml").unlink()
-    (run / "precious.txt").touch()
+    (run / "config.yaml").write_text("data: {name: mine}  # the user's own")
     for ckpt_path in (None, "auto"):
         with pytest.raises(UserError, match="not empty"):
             find_run(str(run), ckpt_path, "x")

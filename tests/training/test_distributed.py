@@ -134,7 +134,7 @@ def test_a_process_that_dies_ends_the_others(rank: int, streets_root: Path, tmp_
 def test_a_job_has_one_run_folder_and_one_wandb_run(streets_root: Path, tmp_path: Path) -> None:
     done = run_script("fit", *training(streets_root, tmp_path / "run", 2))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("weights of epoch") == 1
+    assert done.stdout.count("trained weights, step") == 1
     assert "warn" not in (done.stdout + done.stderr).lower()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     with (tmp_path / "run" / "metrics.csv").open() as file:
@@ -224,7 +224,7 @@ def test_two_nodes_with_addresses_of_their_own(streets_root: Path, tmp_path: Pat
         for node in nodes:
             subprocess.run(["ip", "netns", "del", node], check=False)
     assert [job.returncode for job in jobs] == [0, 0], outputs
-    tables = ["weights of epoch" in out for out, _ in outputs]
+    tables = ["trained weights, step" in out for out, _ in outputs]
     assert tables == [True, False]
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     read_run(tmp_path / "run")

@@ -249,7 +249,7 @@ def test_a_network_for_other_classes_starts_from_a_checkpoint(tmp_path: Path) ->
         assert name in second.unfitting or torch.equal(state[name], value)
     assert SegmentationTask(**CLASSES, **converted, initial_weights=path).unfitting == []
     for wrong, message in (
-        ({**normalization, "encoder_name": "sknet_tiny"}, "resnet18"),
+        ({**normalization, "encoder_name": "mobilenet_v2"}, "resnet18"),
         (converted, "`mean`"),
         ({**normalization, **converted, "encoder_weights": path}, "`encoder_weights`"),
     ):
