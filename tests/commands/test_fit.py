@@ -17,6 +17,7 @@ from running import REPOSITORY
 
 from skseg.commands.fit import main as fit
 from skseg.commands.fit import train
+from skseg.commands.runs import read_data
 from skseg.errors import UserError
 from skseg.models import ARCHS, build_model
 from skseg.nn import SKConv2d
@@ -84,6 +85,10 @@ def arguments(root: Path, run: Path, *more: str) -> list[str]:
         (["--trainer.limit_train_batches", "0.01"], "0.01 of 2 batches is less than one batch"),
         (["--trainer.limit_val_batches", "0.01"], "0.01 of 3 batches is less than one batch"),
         (["--trainer.val_check_interval", "3"], "--trainer.val_check_interval 3 is above the 2"),
+        (
+            ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "1"],
+            "--trainer.val_check_interval validates every 1 of 2 batches",
+        ),
         (["--trainer.accelerator", "abacus"], "--trainer"),
         (["--trainer.devices", "0"], "--trainer"),
         (["--trainer.max_steps", "-5"], "--trainer"),
@@ -381,6 +386,17 @@ def test_a_loss_on_the_command_line_replaces_the_configs(
         loss = yaml.safe_load(file)["model"]["loss"]
     assert [term["name"] for term in loss] == [term["name"] for term in yaml.safe_load(terms)]
     assert all(term.get("class_weights") is None for term in loss)
+
+
+def test_parts_of_the_configuration_may_be_files(streets_root: Path, tmp_path: Path) -> None:
+    data = {"name": "streets", "root": str(streets_root), "crop_size": [64, 64], "num_workers": 0}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**data, "batch_size": 2}))
+    args = ["--data", str(tmp_path / "data.yaml"), "--model.encoder_name", "sknet_tiny"]
+    args += ["--trainer.max_epochs", "1", "--wandb.enabled", "false"]
+    assert fit([*args, "--run_dir", str(tmp_path / "run")]) == 0
+    written = read_data(tmp_path / "run" / "config.yaml")
+    assert written is not None
+    assert (written.name, written.root) == ("streets", streets_root)
 
 
 def test_losses_of_every_kind_train(streets_root: Path, tmp_path: Path) -> None:

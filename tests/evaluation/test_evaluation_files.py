@@ -10,10 +10,11 @@ import pytest
 import torch
 from running import run_script
 
-from skseg import load_model
+from skseg import UserError, load_model
 from skseg.data import get_dataset
 from skseg.evaluation.evaluate import Evaluation, compare, evaluate
-from skseg.evaluation.files import write_evaluation
+from skseg.evaluation.files import check_output, write_evaluation
+from skseg.inference import InferenceSettings
 from skseg.training.task import SegmentationTask
 
 FILES = {
@@ -129,3 +130,11 @@ def test_a_picture_that_cannot_be_read_ends_the_evaluation(
     assert str(picture) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_files_of_no_evaluation_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"images\.csv.*`overwrite`"):
+        check_output(tmp_path, "streets", tmp_path, "val", InferenceSettings())
+    (tmp_path / "images.csv").rename(tmp_path / "notes.csv")
+    check_output(tmp_path, "streets", tmp_path, "val", InferenceSettings())

@@ -204,6 +204,19 @@ def test_the_averaged_weights_survive_a_stop_in_a_validation(
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_a_signal_in_the_last_validation_waits_for_it(streets_root: Path, tmp_path: Path) -> None:
+    """A resumed run has no step left, after which it would validate."""
+    more = ["--trainer.check_val_every_n_epoch", 9, "--trainer.max_steps", 5]
+    output = tmp_path / "output.txt"
+    assert fit(arguments(streets_root, tmp_path / "whole", *more), output) == 0
+    args = arguments(streets_root, tmp_path / "run", *more, "--ckpt_path", "auto")
+    stop = stop_after(5, signal.SIGTERM, "validation")
+    assert fit([*args, *stop], output) == 128 + signal.SIGTERM
+    assert fit(args, output) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_limit_within_an_epoch_does_not_skip_its_rest(
     whole: Path, streets_root: Path, tmp_path: Path
 ) -> None:
