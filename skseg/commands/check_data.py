@@ -42,12 +42,17 @@ def check_data(
     spec = get_dataset(name, root)
     reports = [check_split(spec, root, split) for split in splits]
     console = Console(markup=False, emoji=False)  # paths and names are only text
-    console.print(class_table(reports, spec.classes.names))
+    if any(report.good for report in reports):
+        console.print(class_table(reports, spec.classes.names))
     for report in reports:
         sizes = ", ".join(f"{n} of {w}x{h}" for (h, w), n in report.sizes.most_common(5))
         more = len(report.sizes) - 5
-        print(f"{report.split}: {len(report.good)} images ({sizes}{', ...' * (more > 0)})")
-        print(f"{report.split}: {100 * report.labels.void_share:.2f} % of the pixels are void")
+        if len(report.good) < len(report.pairs):
+            print(f"{report.split}: {len(report.good)} of {len(report.pairs)} images can be used")
+        if report.good:
+            print(f"{report.split}: {len(report.good)} images ({sizes}{', ...' * (more > 0)})")
+            void = f"{100 * report.labels.void_share:.2f} % of the pixels are void"
+            print(f"{report.split}: {void}")
         if report.left_out:
             print(f"{report.split}: {report.left_out}")
     problems = [problem for report in reports for problem in report.problems]
@@ -57,7 +62,8 @@ def check_data(
     if sheet and shown:
         write_png(sheet, contact_sheet(spec, shown))
         print(f"samples {sheet}")
-    print(f"{len(problems)} problems" if problems else "no problems")
+    count = len(problems)
+    print(f"{count} problem{'s' * (count > 1)}" if problems else "no problems")
     return 1 if problems else 0
 
 

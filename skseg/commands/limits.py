@@ -30,6 +30,10 @@ def check_flags(config: Any) -> None:
             config.enable_checkpointing is False,
             "is not supported: a run is resumed and evaluated from its checkpoints",
         ),
+        "barebones": (
+            config.barebones,
+            "is not supported: it turns off the logs and checkpoints that a run consists of",
+        ),
         "default_root_dir": (config.default_root_dir is not None, "is not used; set `run_dir`"),
         "use_distributed_sampler": (
             config.use_distributed_sampler,

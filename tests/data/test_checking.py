@@ -93,7 +93,7 @@ def test_labels_that_stop_training_are_problems(root: Path) -> None:
     done = run_script("check_data", *arguments)
     assert done.returncode == 1
     assert re.search("no training mask has a pixel of class 'class 12'", done.stderr)
-    assert "1 problems" in done.stdout
+    assert "1 problem" in done.stdout
     (root / "classes.yaml").write_text(f"names: [{names}]\nsparse: true")
     assert run_script("check_data", *arguments).returncode == 0
 
