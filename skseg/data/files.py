@@ -374,6 +374,23 @@ def _check_header(picture: PillowImage.Image, path: Path, limit: int, setting: s
                 "others are no alpha channel; save an image with the one or three bands that the "
                 "network should use"
             )
+        if (pages := _equal_pages(picture)) > 1:
+            raise UserError(
+                f"{path}: has {pages} pages of one size, of which only the first would be read; "
+                "save each as an image of its own"
+            )
+
+
+def _equal_pages(picture: TiffImageFile) -> int:
+    """Count the pages that have the size of the first; previews and pyramids have other sizes."""
+    if picture.n_frames == 1:
+        return 1
+    sizes = [picture.size]
+    for page in range(1, picture.n_frames):
+        picture.seek(page)
+        sizes.append(picture.size)
+    picture.seek(0)
+    return sizes.count(sizes[0])
 
 
 def _bits(picture: PillowImage.Image) -> int:

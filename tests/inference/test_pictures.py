@@ -71,7 +71,7 @@ def test_the_exit_code_tells(run_dir: Path, pictures: Path, tmp_path: Path) -> N
     arguments = ["--ckpt_path", checkpoint, "--output", tmp_path / "out"]
     some = run_script("predict", *arguments, "--input", pictures)
     assert some.returncode == 1
-    assert "5 label maps" in some.stdout
+    assert "of 5 images" in some.stdout
     assert "2 of 7" in some.stderr
     again = run_script("predict", *arguments, "--input", pictures, "--resume")
     assert again.returncode == 1
