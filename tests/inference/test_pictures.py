@@ -76,7 +76,7 @@ def test_the_exit_code_tells(run_dir: Path, pictures: Path, tmp_path: Path) -> N
     again = run_script("predict", *arguments, "--input", pictures, "--resume")
     assert again.returncode == 1
     assert "of 0 images" in again.stdout
-    assert "those of 5 images" in again.stdout
+    assert "skipped 5 images" in again.stdout
     small = run_script("predict", *arguments, "--input", pictures, "--max_pixels", 100)
     assert small.returncode == 2
     assert "--resume" in small.stderr
