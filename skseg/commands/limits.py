@@ -45,6 +45,18 @@ def check_flags(config: Any) -> None:
             "gives the schedule no number of steps; set `trainer.max_epochs` or "
             "`trainer.max_steps`. `trainer.max_time` may end the run earlier",
         ),
+        "check_val_every_n_epoch": (
+            config.check_val_every_n_epoch is not None and config.check_val_every_n_epoch < 1,
+            "is no interval; set 1 or more, or null to count batches over epochs",
+        ),
+        "val_check_interval": (
+            isinstance(config.val_check_interval, int | float) and config.val_check_interval <= 0,
+            "is no interval; set a number above 0",
+        ),
+        "log_every_n_steps": (
+            config.log_every_n_steps is not None and config.log_every_n_steps < 1,
+            "is no interval; set 1 or more",
+        ),
         "limit_train_batches": (config.limit_train_batches == 0, "trains nothing"),
         "max_steps": (config.max_steps == 0, "trains nothing"),
     }
