@@ -204,8 +204,8 @@ class SegmentationCLI(LightningCLI):
         SegmentationDataModule(**self.config.data.clone(with_meta=False).as_dict()).check_files()
         if is_main_process():
             self.run_dir = self._context.enter_context(claimed(place))
-            if place.is_named:  # another run may have used the folder until now
-                place = find_run(self.config.run_dir, self.config.ckpt_path, stem)
+            if not place.is_new:  # another run may have used the folder until now
+                place = find_run(str(self.run_dir), self.config.ckpt_path, stem)
                 self.resumed = read_resume_point(place.checkpoint) if place.checkpoint else None
         if self.resumed:
             # The checkpoint has all weights, and the file of the first ones may be gone.

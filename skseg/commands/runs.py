@@ -125,12 +125,12 @@ class RunPlace(NamedTuple):
     Attributes:
         folder: The run's folder; it may not exist yet.
         checkpoint: The checkpoint to resume from, None for a start from the first step.
-        is_named: Whether the user named the folder.
+        is_new: Whether the folder must be new, because nobody named it.
     """
 
     folder: Path
     checkpoint: str | None
-    is_named: bool
+    is_new: bool
 
 
 def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> RunPlace:
@@ -146,29 +146,28 @@ def find_run(run_dir: str | None, ckpt_path: str | None, stem: str) -> RunPlace:
         UserError: There is no such checkpoint, or the folder holds another run.
     """
     parent = Path("runs") / stem
-    folder = Path(run_dir) if run_dir else _new_folder(parent)
-    is_named = run_dir is not None
+    folder, is_new = (Path(run_dir), False) if run_dir else (_new_folder(parent), True)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"`run_dir` {folder}: is a file")
     last = folder / "checkpoints" / "last.ckpt"
     if ckpt_path == "auto":
-        if not is_named:
+        if is_new:
             raise UserError("`ckpt_path` auto requires `run_dir`, the folder to go on in")
         ckpt_path = str(last) if last.is_file() else None
     elif ckpt_path == "last":
-        last = last if is_named else _latest(parent)
+        last = _latest(parent) if is_new else last
         if not last.is_file():
             raise UserError(
                 f"`ckpt_path` last: no checkpoint at {last}; to start a run, omit `ckpt_path`, or "
                 "set `run_dir` and `ckpt_path` auto"
             )
-        folder, ckpt_path = last.parents[1], str(last)
+        folder, ckpt_path, is_new = last.parents[1], str(last), False
     elif ckpt_path is not None and not Path(ckpt_path).is_file():
         raise UserError(f"`ckpt_path` {ckpt_path}: no such file; give a file, 'last' or 'auto'")
     # The other processes of a job may find the folder that the main process has made.
     if is_main_process():
         _check_folder(folder, ckpt_path)
-    return RunPlace(folder, ckpt_path, is_named)
+    return RunPlace(folder, ckpt_path, is_new)
 
 
 def _latest(parent: Path) -> Path:
@@ -228,8 +227,8 @@ def claimed(place: RunPlace) -> Iterator[Path]:
     """Make a run's folder, and keep other runs out of it while the context lasts.
 
     Args:
-        place: The folder. If the user did not name it and another run claims it first, a number is
-            added to its name.
+        place: The folder. If it must be new and another run makes it first, a number is added to
+            its name.
 
     Yields:
         The folder. A folder that is made here and is still empty at the end is removed.
@@ -238,32 +237,14 @@ def claimed(place: RunPlace) -> Iterator[Path]:
         UserError: The folder cannot be made, or another run uses it.
     """
     folder = place.folder
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=place.is_named)
+        while not (made := _make(folder)) and place.is_new:
+            folder = _new_folder(folder.parent)
         lock = (folder / _LOCK).open("a+", encoding="utf-8")
-    except FileExistsError:
-        with claimed(place._replace(folder=_new_folder(folder.parent))) as other:
-            yield other
-        return
     except OSError as error:
         raise UserError(f"`run_dir` {folder}: cannot be made ({error.strerror})") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(
-                f"`run_dir` {folder} is in use by {lock.read().strip() or 'another run'}"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        if not _is_same_file(lock, folder / _LOCK):
-            raise UserError(f"`run_dir` {folder} has just been used by another run; try again")
-        lock.truncate(0)
-        now = datetime.now().isoformat(" ", "seconds")
-        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
-        lock.flush()
+        _acquire(lock, folder)
         try:
             yield folder
         finally:
@@ -271,6 +252,35 @@ def claimed(place: RunPlace) -> Iterator[Path]:
             with suppress(OSError):  # not empty
                 for path in made:
                     path.rmdir()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; return the folders that this process made, the deepest first."""
+    made = [path for path in folder.parents if not path.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return []
+    return [folder, *made]
+
+
+def _acquire(lock: IO[str], folder: Path) -> None:
+    """Lock a run's folder and write who has it; raise UserError if another run has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        who = lock.read().strip() or "another run"
+        raise UserError(f"`run_dir` {folder} is in use by {who}") from None
+    except OSError:  # a file system without locks
+        pass
+    if not _is_same_file(lock, folder / _LOCK):
+        raise UserError(f"`run_dir` {folder} has just been used by another run; try again")
+    lock.truncate(0)
+    now = datetime.now().isoformat(" ", "seconds")
+    lock.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+    lock.flush()
 
 
 def is_main_process() -> bool:

@@ -183,6 +183,21 @@ def test_an_unknown_key_in_a_config_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "'model.encoder_name'" in error
 
 
+def test_last_without_a_folder_continues_the_latest_run(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = str(Path("configs/streets.yaml").resolve())
+    monkeypatch.chdir(tmp_path)
+    unnamed = arguments(streets_root, tmp_path)[6:]  # without config, root and folder
+    args = ["--config", config, "--data.root", str(streets_root), *unnamed]
+    assert fit(args) == 0
+    assert fit([*args, "--trainer.max_epochs", "2", "--ckpt_path", "last"]) == 0
+    (run,) = (tmp_path / "runs" / "streets").iterdir()
+    with (run / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["val/miou"]] == ["1", "3"]
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
 def test_a_used_folder_is_not_overwritten(
     streets_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

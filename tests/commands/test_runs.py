@@ -123,6 +123,8 @@ def test_last_is_the_newest_checkpoint_of_a_config(
     place = find_run(None, "last", "mine")
     assert place.folder == Path("runs/mine/b")
     assert place.checkpoint == "runs/mine/b/checkpoints/last.ckpt"
+    with claimed(place) as folder:  # the run's own folder, not a new one
+        assert folder == place.folder
     of_c = find_run("runs/mine/c", "last", "mine")
     assert of_c.checkpoint == "runs/mine/c/checkpoints/last.ckpt"
     with pytest.raises(UserError, match="runs/other"):
@@ -172,7 +174,7 @@ def _claim(place: RunPlace, ready: object, done: object) -> None:
 
 
 def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
-    place = RunPlace(tmp_path / "a" / "run", None, True)
+    place = RunPlace(tmp_path / "a" / "run", None, is_new=False)
     processes = multiprocessing.get_context("fork")
     ready, done = processes.Queue(), processes.Queue()
     process = processes.Process(target=_claim, args=(place, ready, done))
@@ -180,7 +182,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
     pid = ready.get()
     with pytest.raises(UserError, match=f"in use by process {pid} on "), claimed(place):
         pass
-    with claimed(place._replace(is_named=False)) as folder:
+    with claimed(place._replace(is_new=True)) as folder:
         assert folder != place.folder
         assert folder.is_dir()
     assert not folder.exists()
@@ -193,7 +195,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_leaves_its_folder_free(tmp_path: Path) -> None:
-    place = RunPlace(tmp_path / "run", None, True)
+    place = RunPlace(tmp_path / "run", None, is_new=False)
     processes = multiprocessing.get_context("fork")
     ready, done = processes.Queue(), processes.Queue()
     process = processes.Process(target=_claim, args=(place, ready, done))
