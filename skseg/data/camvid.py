@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from skseg.data.dataset import ClassTable, DatasetSpec
-from skseg.data.files import read_indices, remap
+from skseg.data.files import read_indices
 from skseg.data.finding import NamedFiles, list_files, name_files
+from skseg.data.masks import remap
 from skseg.types import VOID, Mask
 
 _CLASSES = (

@@ -49,11 +49,6 @@ class SplitReport:
         """Pixels of each class in the masks that could be read, int64 [K]."""
         return self.labels.classes
 
-    @property
-    def void(self) -> int:
-        """Number of pixels without a class in the masks that could be read."""
-        return self.labels.void
-
 
 def check_split(spec: DatasetSpec, root: Path, split: str) -> SplitReport:
     """Read all files of a split as training does.

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from skseg.data.dataset import ClassTable, DatasetSpec, OfficialImages
-from skseg.data.files import read_indices, remap
+from skseg.data.files import read_indices
 from skseg.data.finding import NamedFiles, list_files, name_files
+from skseg.data.masks import remap
 from skseg.types import VOID, Mask
 
 # (label id, name, color) in the order of the training ids; from `labels.py` of cityscapesScripts.

@@ -266,8 +266,12 @@ class SegmentationDataModule(pl.LightningDataModule):
 def _init_worker(worker: int) -> None:
     # Workers run in parallel, so threads of cv2 would only compete with them.
     cv2.setNumThreads(0)
-    # A job's SIGTERM may go to all of its processes, and the main process still needs its workers
-    # to save a checkpoint. A SIGTERM from the parent does end them: after an error, the parent
+    # Ctrl-C and the signals of job schedulers may go to all processes of a job. The main process saves
+    # a checkpoint then, and still needs its workers.
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # The same holds for SIGTERM. But a SIGTERM from the parent does end them: after an error, it
     # sends one and waits.
     if hasattr(signal, "sigwaitinfo"):  # macOS does not tell the sender of a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

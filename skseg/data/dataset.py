@@ -118,7 +118,7 @@ class DatasetSpec:
             that pairs them; `finding.list_files` and `finding.name_files` do the work. Without
             files, both are empty.
         read_mask: Maps a mask file to class indices, uint8 [H, W], void 255;
-            `files.read_indices` and `files.remap` do the work and the checks.
+            `files.read_indices` and `masks.remap` do the work and the checks.
         help: The layout below the root and how to get the data, for the error message.
         official: The images that the data set's benchmark scores, where it has one.
         is_drawn: Whether its scenes can be drawn again; see `skseg.streets.redraw`.

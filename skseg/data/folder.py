@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from skseg.data.dataset import ClassTable, DatasetSpec, OwnLabels
-from skseg.data.files import Color, read_colors, read_indices, remap, remap_colors
+from skseg.data.files import Color, read_colors, read_indices
 from skseg.data.finding import NamedFiles, is_regular, list_files, name_files
+from skseg.data.masks import remap, remap_colors
 from skseg.errors import UserError, check_values
 from skseg.pixels import voc_color
 from skseg.types import VOID, Mask

@@ -10,8 +10,8 @@ There are three fast paths. Everything else runs on torch's own operations, in t
 
 Eager execution calls the kernels directly; graphs of `torch.compile` and `torch.export` hold them
 as operators `torch.ops.skseg.*`. `SKSEG_KERNELS=0` in the environment, or
-`skseg.nn.kernels.library.disabled()`, keeps everything on torch's own operations. Use it to
-export a graph without operators of this package.
+`skseg.nn.kernels.library.disabled()`, keeps everything on torch's own operations. Use
+either to export a graph without operators of this package.
 """
 
 from collections.abc import Sequence

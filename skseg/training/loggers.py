@@ -194,7 +194,7 @@ class RunWandbLogger(WandbLogger):
             except (ConnectionError, MailboxClosedError) as error:
                 self._restart(f"its process has ended: {_reason(error)}")
                 log()
-        except Exception as error:
+        except Exception as error:  # W&B raises many kinds of errors, and must not stop a run
             self._say(f"W&B: {what} cannot be recorded and is skipped ({_reason(error)})")
 
     def _restart(self, reason: str) -> None:

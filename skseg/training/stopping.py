@@ -33,7 +33,8 @@ class StopSignals:
         finally:
             if _in_main_thread():
                 for number, handler in before.items():
-                    signal.signal(number, handler)
+                    if handler is not None:  # one that no Python code installed
+                        signal.signal(number, handler)
 
     def install(self) -> None:
         """Handle the signals from now on, also those that Lightning has taken over."""

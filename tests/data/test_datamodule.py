@@ -89,14 +89,15 @@ raise RuntimeError("not foreseen")
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a system that names no sender")
-def test_workers_outlive_the_signal_of_another(noise_root):
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "USR1", "USR2"])
+def test_workers_outlive_the_signal_of_another(noise_root, name):
     data = datamodule(noise_root, num_workers=1, batch_size=1)
     data.setup("fit")
     loader = data.train_dataloader()
     batches = iter(loader)
     next(batches)
     (worker,) = multiprocessing.active_children()
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert len(list(batches)) == len(loader) - 1
     os.kill(worker.pid, signal.SIGTERM)
     worker.join(timeout=60)
