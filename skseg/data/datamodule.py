@@ -266,8 +266,8 @@ class SegmentationDataModule(pl.LightningDataModule):
 def _init_worker(worker: int) -> None:
     # Workers run in parallel, so threads of cv2 would only compete with them.
     cv2.setNumThreads(0)
-    # Ctrl-C and the signals of job schedulers may go to all processes of a job. The main process saves
-    # a checkpoint then, and still needs its workers.
+    # Ctrl-C and the signals of job schedulers may go to all processes of a job. The main process
+    # saves a checkpoint then, and still needs its workers.
     for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
