@@ -6,7 +6,9 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -17,7 +19,7 @@ from running import REPOSITORY
 
 from skseg.commands.fit import main as fit
 from skseg.commands.fit import train
-from skseg.commands.runs import read_data
+from skseg.commands.runs import RunPlace, claimed, read_data
 from skseg.errors import UserError
 from skseg.models import ARCHS, build_model
 from skseg.nn import SKConv2d
@@ -71,6 +73,27 @@ def test_last_without_a_folder_continues_the_latest_run(
     with (run / "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["val/miou"]] == ["1", "3"]
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_auto_decides_when_no_other_run_can_write(
+    streets_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is ending may save its checkpoint until it leaves the folder to the next one."""
+    run = tmp_path / "run"
+    assert fit(arguments(streets_root, run)) == 0
+    written = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    (run / "checkpoints").rename(tmp_path / "late")
+
+    @contextmanager
+    def claimed_late(place: RunPlace) -> Iterator[Path]:
+        with claimed(place) as folder:
+            (tmp_path / "late").rename(folder / "checkpoints")
+            yield folder
+
+    monkeypatch.setattr("skseg.commands.fit.claimed", claimed_late)
+    assert fit(arguments(streets_root, run, "--ckpt_path", "auto")) == 0
+    # Nothing was left to train. A new start would write the same bytes again, but later.
+    assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == written
 
 
 def test_a_used_folder_is_not_overwritten(
